@@ -1,0 +1,1 @@
+"""Benches, drivers and tests of twodim; the only package that may import both the model and the RTL."""

@@ -1,0 +1,1 @@
+"""What every bench shares: simulators, ports, drivers, monitors."""

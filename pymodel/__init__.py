@@ -1,0 +1,1 @@
+"""Golden model of the software and hardware around an IOMMU; numpy is its only dependency."""
