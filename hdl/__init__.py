@@ -1,0 +1,1 @@
+"""The IOMMU in Amaranth; imports nothing of the golden model but `pymodel.spec`."""

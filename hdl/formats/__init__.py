@@ -1,0 +1,1 @@
+"""Amaranth layouts and predicates of the formats that `pymodel.spec` declares."""
