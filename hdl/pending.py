@@ -130,13 +130,17 @@ class Pending(wiring.Component):
 
         for number, state in enumerate(states):
             own = waiting[number].slot
+            joins = self.wait & (self.wait_index == number)
+            after_walk = Mux(self.ended_replay, PendingState.REPLAY, PendingState.ANSWER)
             in_walk = (state == PendingState.WAIT) | (state == PendingState.ANSWER)
             with m.If((state == PendingState.WAIT) & self.ended.bit_select(own, 1)):
-                m.d.sync += state.eq(Mux(self.ended_replay, PendingState.REPLAY, PendingState.ANSWER))
+                m.d.sync += state.eq(after_walk)
             with m.If(in_walk & self.killed.bit_select(own, 1) & ~chosen[number]):
                 m.d.sync += state.eq(PendingState.REPLAY)
             with m.If((self.taken & chosen[number]) | (self.drop_replay & (self.replay_index == number))):
                 m.d.sync += state.eq(PendingState.FREE)
-            with m.If(self.wait & (self.wait_index == number)):
-                m.d.sync += [state.eq(PendingState.WAIT), waiting[number].eq(self.waiting)]
+            with m.If(joins):
+                # The walk that it joins may end in this very cycle.
+                over = self.ended.bit_select(self.waiting.slot, 1)
+                m.d.sync += [state.eq(Mux(over, after_walk, PendingState.WAIT)), waiting[number].eq(self.waiting)]
         return m
