@@ -332,7 +332,9 @@ class Walker(wiring.Component):
             with m.Switch(slot.level):
                 for level in range(params.max_levels):
                     with m.Case(level):
-                        m.d.comb += region.eq(Const(((1 << pages - 3) - 1) & ~((1 << 9 * level) - 1), pages - 3))
+                        line = Const(((1 << pages - 3) - 1) & ~((1 << 9 * level) - 1), pages - 3)
+                        table = Const(((1 << pages - 3) - 1) & ~((1 << 9 * level + 6) - 1), pages - 3)
+                        m.d.comb += region.eq(Mux(apply.keep_pointers, line, table))
             same_did = slot.did == apply.did
             overlaps = ((slot.page ^ apply.page[3:pages]) & apply.care[3:pages] & region) == 0
             by_iotlb = ~slot.context & (
