@@ -1,0 +1,1 @@
+"""Unit tests, one per module; the tree mirrors pymodel/ and hdl/."""

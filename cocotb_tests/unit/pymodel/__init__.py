@@ -1,0 +1,1 @@
+"""Tests of the golden model; the folders mirror `pymodel/`."""

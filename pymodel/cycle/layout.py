@@ -1,0 +1,55 @@
+"""Bit positions of the packed observation, computed once from `pymodel.spec.observation`."""
+
+from pymodel.spec.observation import observation, payloads
+from pymodel.spec.params import IommuParams
+
+__all__ = ["Layout", "ResponseShifts"]
+
+
+class Layout:
+    """Position of every observation field, and of fields relative to the first one of their group (O1)."""
+
+    __slots__ = ("at", "fields", "ports")
+
+    def __init__(self, params: IommuParams) -> None:
+        self.fields = observation(params)
+        self.ports = payloads(params)
+        self.at: dict[str, int] = {}
+        position = 0
+        for name, width in self.fields:
+            self.at[name] = position
+            position += width
+
+    def within(self, group: str, name: str) -> int:
+        """Position of field `name` counted from field `group`."""
+        return self.at[name] - self.at[group]
+
+    def unpack(self, word: int) -> dict[str, int]:
+        """All observation fields by name."""
+        return {name: (word >> self.at[name]) & ((1 << width) - 1) for name, width in self.fields}
+
+    def payload(self, port: str, word: int) -> tuple[int, ...] | None:
+        """Payload of a port from its packed word (valid in bit 0), or None when it is not valid."""
+        if not word & 1:
+            return None
+        values = []
+        word >>= 1
+        for _, width in self.ports[port]:
+            values.append(word & ((1 << width) - 1))
+            word >>= width
+        return tuple(values)
+
+
+class ResponseShifts:
+    """Where the fields of an answer lie in a packed hit or completion whose bit 0 is `valid` (L5)."""
+
+    __slots__ = ("address", "level", "permissions", "reason", "snoop", "tag")
+
+    def __init__(self, layout: Layout) -> None:
+        self.tag = layout.within("hits_valid", "hits_tag")
+        self.reason = layout.within("hits_valid", "hits_reason")
+        self.address = layout.within("hits_valid", "hits_address")
+        self.level = layout.within("hits_valid", "hits_level")
+        self.permissions = layout.within("hits_valid", "hits_r")
+        self.snoop = layout.within("hits_valid", "hits_snoop")
+        assert layout.within("hits_r", "hits_w") == 1  # r, w keep the order of an entry's bits 0 and 1
