@@ -154,6 +154,9 @@ class Iommu(wiring.Component):
             pending.ended.eq(walker.ended),
             pending.ended_replay.eq(walker.replay),
             pending.killed.eq(walker.killed),
+            pending.outstanding.eq(walker.waiting),
+            pending.advanced.eq(walker.advanced),
+            walker.retried.eq(pending.replay & pending.replay_retried),
         ]
 
         answered = Array(walker.slots[number] for number in range(params.walk_slots))
@@ -161,6 +164,7 @@ class Iommu(wiring.Component):
         m.d.comb += [
             taken.eq(self.completions.valid & self.completions.ready),
             pending.taken.eq(taken),
+            pending.refused.eq(completion.response.reason.any()),
             completion.request.eq(pending.answer_request),
             completion.waiting.eq(pending.answer_waiting),
             completion.slot.eq(answered[pending.answer_waiting.slot] if params.walk_slots > 1 else walker.slots[0]),

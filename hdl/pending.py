@@ -1,4 +1,4 @@
-"""Requests that wait for walks, and the order in which they are answered (docs/timing.md F3, C1, C4, I7)."""
+"""Requests that wait for walks, and the order in which they are answered (docs/timing.md F3, L9, C1, C4, C5, I7)."""
 
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, enum, wiring
@@ -33,9 +33,12 @@ class Pending(wiring.Component):
     - `wait` puts entry `wait_index` into WAIT with `waiting` at the end of the cycle; `keep` also stores `request`.
     - `drop_replay` frees the replaying entry at the end of the cycle.
     - `replay`, `replay_index`, `replay_request`: the entry to look up again.
-    - `ended`, `ended_replay`, `killed`: slots whose walks end, and that are killed, in this cycle.
-    - `answer`, `answer_request`, `answer_waiting`: the entry whose answer is offered; `taken`: it is taken in this cycle.
-    - `released`: one-hot slot that the taken answer frees. `offered`: one-hot slot of an answer offered and not taken.
+    - `replay_retried`: it was refused late before.
+    - `ended`, `ended_replay`, `killed`: slots whose walks end, and that are killed, in this cycle; `outstanding`: whose read is outstanding;
+      `advanced`: that go on to their next read.
+    - `answer_request`, `answer_waiting`: the entry that is judged; `refused`: it would be refused. `answer`: its answer is offered;
+      `taken`: it is taken in this cycle.
+    - `released`: one-hot slot that the taken answer, or a late refusal, frees. `offered`: one-hot slot of an answer offered and not taken.
     - `available`: entries that may be allocated in this cycle. `used`: entries that are not FREE.
     Timing: combinational from registers, but for `released`, `offered` and `available`, which follow `taken`.
     """
@@ -55,9 +58,13 @@ class Pending(wiring.Component):
                 "replay": Out(1),
                 "replay_index": Out(index),
                 "replay_request": Out(request),
+                "replay_retried": Out(1),
                 "ended": In(slots),
                 "ended_replay": In(1),
                 "killed": In(slots),
+                "outstanding": In(slots),
+                "advanced": In(slots),
+                "refused": In(1),
                 "answer": Out(1),
                 "answer_request": Out(request),
                 "answer_waiting": Out(waiting_layout(params)),
@@ -80,6 +87,8 @@ class Pending(wiring.Component):
         states = [Signal(PendingState, name=f"state_{number}") for number in range(entries)]
         waiting = [Signal(waiting_layout(params), name=f"waiting_{number}") for number in range(entries)]
 
+        late, retried = Signal(entries), Signal(entries)
+
         write = requests.write_port()
         replay_read, answer_read = requests.read_port(domain="comb"), requests.read_port(domain="comb")
         m.d.comb += [
@@ -100,21 +109,25 @@ class Pending(wiring.Component):
         m.d.comb += [
             self.replay.eq(replaying.any()),
             self.replay_index.eq(encode(lowest(replaying))),
+            self.replay_retried.eq((lowest(replaying) & retried).any()),
             self.used.eq(~free),
         ]
 
         pointer, held, chosen = Signal(pending_index(params)), Signal(entries), Signal(entries)
         index = Signal(pending_index(params))
+        doubted, moves = Signal(), Signal()
         m.d.comb += [
             chosen.eq(Mux(held.any(), held, offer_next(m, answering, pointer))),
             index.eq(encode(chosen)),
-            self.answer.eq(chosen.any()),
+            doubted.eq((chosen & late).any() & self.refused),
+            self.answer.eq(chosen.any() & ~doubted),
+            moves.eq(self.taken | doubted),
             answer_read.addr.eq(index),
             self.answer_request.eq(answer_read.data),
             self.answer_waiting.eq(Array(waiting)[index] if entries > 1 else waiting[0]),
         ]
-        m.d.sync += held.eq(Mux(self.taken, 0, chosen))
-        with m.If(self.taken):
+        m.d.sync += held.eq(Mux(moves, 0, chosen))
+        with m.If(moves):
             m.d.sync += pointer.eq(Mux(index == entries - 1, 0, index + 1))
 
         slot = self.answer_waiting.slot
@@ -122,7 +135,7 @@ class Pending(wiring.Component):
         for number, state in enumerate(states):
             counts = (state == PendingState.WAIT) | (state == PendingState.ANSWER)
             m.d.comb += others[number].eq(counts & (waiting[number].slot == slot) & ~chosen[number])
-        with m.If(self.taken & ~others.any()):
+        with m.If(moves & ~others.any()):
             m.d.comb += self.released.eq(1 << slot)
         with m.If(self.answer & ~self.taken):
             m.d.comb += self.offered.eq(1 << slot)
@@ -137,10 +150,18 @@ class Pending(wiring.Component):
                 m.d.sync += state.eq(after_walk)
             with m.If(in_walk & self.killed.bit_select(own, 1) & ~chosen[number]):
                 m.d.sync += state.eq(PendingState.REPLAY)
+            with m.If(doubted & chosen[number]):
+                m.d.sync += [state.eq(PendingState.REPLAY), retried[number].eq(1)]
+            with m.If(self.advanced.bit_select(own, 1)):
+                m.d.sync += late[number].eq(0)
             with m.If((self.taken & chosen[number]) | (self.drop_replay & (self.replay_index == number))):
                 m.d.sync += state.eq(PendingState.FREE)
             with m.If(joins):
                 # The walk that it joins may end in this very cycle.
                 over = self.ended.bit_select(self.waiting.slot, 1)
+                before = (self.outstanding & ~self.advanced).bit_select(self.waiting.slot, 1)
                 m.d.sync += [state.eq(Mux(over, after_walk, PendingState.WAIT)), waiting[number].eq(self.waiting)]
+                m.d.sync += late[number].eq(before)
+                with m.If(self.keep):
+                    m.d.sync += retried[number].eq(0)
         return m

@@ -61,7 +61,8 @@ class Walker(wiring.Component):
 
     Members:
     - `start` allocates slot `start_slot` (must be free) at the end of the cycle, for a walk described by `start_walk`.
-    - `free`: slots that are FREE. `live_context`, `live_page`: slots that the walk described by `start_walk` could join.
+    - `free`: slots that are FREE. `live_context`, `live_page`: slots that the walk described by `start_walk` could join; only
+      those in ISSUE while `retried`. `waiting`: slots whose read is outstanding. `advanced`: slots that go on to their next read now.
     - `reads`, `read_data`: the memory ports. `fetch`, `fetch_line`: the queue engine's read, which goes first;
       `fetch_accepted` is 1 in the cycle in which it is taken.
     - `ended`: slots whose walk ends now; with `replay` their requests are to be looked up again, else answered.
@@ -85,6 +86,9 @@ class Walker(wiring.Component):
                 "free": Out(slots),
                 "live_context": Out(slots),
                 "live_page": Out(slots),
+                "retried": In(1),
+                "waiting": Out(slots),
+                "advanced": Out(slots),
                 "reads": Out(port(params, "reads")),
                 "read_data": In(strobe_port(params, "read_data")),
                 "fetch": In(1),
@@ -123,6 +127,7 @@ class Walker(wiring.Component):
             m.d.comb += [
                 self.slots[number].eq(slot),
                 self.free[number].eq(slot.state == SlotState.FREE),
+                self.waiting[number].eq(slot.state == SlotState.WAIT),
             ]
             with m.If(self.release[number]):
                 m.d.sync += [slot.state.eq(SlotState.FREE), slot.killed.eq(0)]
@@ -286,6 +291,7 @@ class Walker(wiring.Component):
                         m.d.sync += target.state.eq(SlotState.FREE)
                         m.d.comb += self.ended[number].eq(1)
                     with m.Else():
+                        m.d.comb += self.advanced[number].eq(1)
                         m.d.sync += target.state.eq(SlotState.ISSUE)
                         with m.Switch(slot.stage):
                             with m.Case(ContextStage.ROOT):
@@ -295,6 +301,7 @@ class Walker(wiring.Component):
                             with m.Default():
                                 m.d.sync += target.stage.eq(ContextStage.PASID)
                 with m.Elif(goes_on):
+                    m.d.comb += self.advanced[number].eq(1)
                     m.d.sync += [
                         target.state.eq(SlotState.ISSUE),
                         target.level.eq(slot.level - 1),
@@ -363,7 +370,8 @@ class Walker(wiring.Component):
         """Which slots the walk to start could join (L2.5, L2.9)."""
         walk = self.start_walk
         for number, slot in enumerate(slots):
-            live = ((slot.state == SlotState.ISSUE) | (slot.state == SlotState.WAIT)) & ~slot.killed
+            joinable = (slot.state == SlotState.ISSUE) | ((slot.state == SlotState.WAIT) & ~self.retried)
+            live = joinable & ~slot.killed
             same_key = slot.key.as_value() == walk.key.as_value()
             same_page = (slot.did == walk.did) & (slot.page == walk.page)
             m.d.comb += [

@@ -39,16 +39,17 @@ class Pending:
 
 
 class Frontend:
-    """Requests in, answers out (F1..F3, L1..L8, C1..C4).
+    """Requests in, answers out (F1..F3, L1..L9, C1..C5).
 
     Masks have one bit for each pending entry; an entry in none of `free`, `replay`, `answer` is in WAIT.
+    `late` means something in WAIT and ANSWER, `retried` in all states but FREE.
     """
 
     __slots__ = ("_contexts", "_event_level", "_event_pending", "_event_replay", "_event_slot",
                  "_faults", "_iotlb", "_offered_fpd", "_offered_reason", "_pass", "_pointer",
                  "_pointers", "_registers", "_rewalk", "_scalable_built", "_shifts", "_snoop",
-                 "_walker", "answer", "entries", "event", "free", "hits", "offered",
-                 "offered_word", "replay", "requests")  # fmt: skip
+                 "_walker", "answer", "entries", "event", "free", "hits", "late", "offered",
+                 "offered_word", "replay", "requests", "retried", "unbelieved")  # fmt: skip
 
     def __init__(self, params: IommuParams, layout: Layout, blocks: tuple[Registers, FaultLog, Walker],
                  caches: tuple[ContextCache, Iotlb, WalkCache]) -> None:  # fmt: skip
@@ -61,6 +62,12 @@ class Frontend:
         self.offered = -1
         """Entry whose answer is on `completions` in this cycle, or -1 (C1)."""
         self.offered_word = 0
+        self.unbelieved = -1
+        """Entry chosen in this cycle whose refusal is not offered, or -1 (C5)."""
+        self.late = 0
+        """Entries that joined a walk whose outstanding read left before them (F3, L9)."""
+        self.retried = 0
+        """Entries with a refusal that was not believed (F3, C5)."""
         self.event = 0
         """Packed lookup event of the last cycle."""
         self._offered_reason = self._offered_fpd = 0
@@ -140,9 +147,11 @@ class Frontend:
             if not self._rewalk:
                 return self._refuse(entry, request, _denied(write, mode), not context.fpd)
         key = iova >> 15 << 16 | context.did
-        slot = self._walker.live_pages.get(key)
-        if slot is not None:
-            return self._join(_MERGE, entry, request, slot, context, mode)
+        live = self._walker.live_pages.get(key)
+        if live:
+            slot = self._joinable(live, entry)
+            if slot >= 0:
+                return self._join(_MERGE, entry, request, slot, context, mode)
         return self._walk(entry, request, context, key, mode)
 
     def _passed(self, tag: int, iova: int, snoop: int) -> int:
@@ -177,8 +186,9 @@ class Frontend:
     def _find_context(self, entry: int, request: Request, key: int, mode: int) -> None:
         """CONTEXT_MERGE or CONTEXT_WALK (L2.5, L8)."""
         walker = self._walker
-        slot = walker.live_contexts.get(key)
-        if slot is not None:
+        live = walker.live_contexts.get(key)
+        slot = self._joinable(live, entry) if live else -1
+        if slot >= 0:
             self._join(_CONTEXT_MERGE, entry, request, slot, None, mode)
         elif not walker.free:
             self.event = _STALL
@@ -186,6 +196,15 @@ class Frontend:
             slot = (walker.free & -walker.free).bit_length() - 1
             if self._join(_CONTEXT_WALK, entry, request, slot, None, mode):
                 walker.start_context(slot, key, request[1:4], mode, self._registers.root)
+
+    def _joinable(self, live: int, entry: int) -> int:
+        """The lowest of the `live` slots that the candidate may join, or -1 (L2.5, L2.9).
+
+        A retried candidate joins only slots in ISSUE.
+        """
+        if entry >= 0 and self.retried >> entry & 1:
+            live &= self._walker.issue
+        return (live & -live).bit_length() - 1
 
     def _walk(self, entry: int, request: Request, context: ContextEntry, key: int, mode: int) -> bool:
         """WALK from the deepest pointer known (L8, T3, T5); False for STALL."""
@@ -209,13 +228,17 @@ class Frontend:
 
     def _join(self, kind: int, entry: int, request: Request, slot: int, context: ContextEntry | None,
               mode: int) -> bool:  # fmt: skip
-        """Let the candidate wait for a slot; False if it needs a pending entry and none is free (L3, L4)."""
+        """Let the candidate wait for a slot; False if it needs a pending entry and none is free (L3, L4).
+
+        It is late if the slot was in WAIT at the start of the cycle: neither ISSUE nor, to walk, FREE (L9).
+        """
         if entry < 0:
             if not self.free:
                 self.event = _STALL
                 return False
             bit = self.free & -self.free
             self.free ^= bit
+            self.retried &= ~bit
             entry = bit.bit_length() - 1
             del self.requests[0]
             self.event = kind
@@ -227,16 +250,29 @@ class Frontend:
         pending = self.entries[entry]
         pending.request, pending.slot, pending.scalable = request, slot, mode
         pending.fpd, pending.snoop = (0, 0) if context is None else (context.fpd, context.pgsnp)
-        self._walker.slots[slot].entries |= bit
+        walker = self._walker
+        if (walker.issue | walker.free) >> slot & 1:
+            self.late &= ~bit
+        else:
+            self.late |= bit
+        walker.slots[slot].entries |= bit
         return True
 
     # --- completions ------------------------------------------------------------------------------------
 
     def offer(self) -> None:
-        """Choose the answer that is offered next; called when none is offered and `answer` is not 0 (C1)."""
+        """Choose the answer that is offered next; called when none is offered and `answer` is not 0 (C1).
+
+        The refusal of a late entry is not offered, but `retry` follows in the next cycle (C5).
+        """
         ahead = self.answer >> self._pointer << self._pointer or self.answer
-        self.offered = (ahead & -ahead).bit_length() - 1
+        bit = ahead & -ahead
+        self.offered = bit.bit_length() - 1
         self._answer_offered()
+        if self._offered_reason and self.late & bit:
+            self.unbelieved = self.offered
+            self.offered = -1
+            self.offered_word = 0
 
     def _answer_offered(self) -> None:
         """The answer of the offered entry (C2)."""
@@ -287,19 +323,34 @@ class Frontend:
     def take_completion(self) -> None:
         """The offered answer is taken: record its fault, free the entry, perhaps the slot (C3, C4)."""
         index = self.offered
-        bit = 1 << index
-        pending = self.entries[index]
         if self._offered_reason and not self._offered_fpd:
-            self._faults.report(pending.request, self._offered_reason)
-        self.answer ^= bit
-        self.free |= bit
-        slot = self._walker.slots[pending.slot]
-        slot.entries ^= bit
-        if not slot.entries:
-            self._walker.release(pending.slot)
-        self._pointer = (index + 1) % len(self.entries)
+            self._faults.report(self.entries[index].request, self._offered_reason)
+        self.free |= 1 << index
+        self._leave_slot(index)
         self.offered = -1
         self.offered_word = 0
+
+    def retry(self) -> int:
+        """The late refusal is not believed: leave the slot, perhaps free it, record nothing (C5).
+
+        Returns the mask of the entry, which becomes REPLAY only at the end of the cycle.
+        """
+        index = self.unbelieved
+        self.unbelieved = -1
+        self._leave_slot(index)
+        self.retried |= 1 << index
+        return 1 << index
+
+    def _leave_slot(self, index: int) -> None:
+        """The chosen entry is not in ANSWER any more: release its slot with the last one (C1, C4)."""
+        bit = 1 << index
+        self.answer ^= bit
+        walker, number = self._walker, self.entries[index].slot
+        slot = walker.slots[number]
+        slot.entries ^= bit
+        if not slot.entries:
+            walker.release(number)
+        self._pointer = (index + 1) % len(self.entries)
 
     # --- invalidation -----------------------------------------------------------------------------------
 
@@ -307,7 +358,7 @@ class Frontend:
         """Kill a slot and look its entries up again, but for the one whose answer is on the port (I7)."""
         walker = self._walker
         if walker.free >> index & 1:
-            return  # its last answer was taken in this cycle (C4)
+            return  # its last answer was taken, or refused to a late entry, in this cycle (C4, C5)
         slot = walker.slots[index]
         kept = 1 << self.offered if self.offered >= 0 else 0
         kept &= slot.entries

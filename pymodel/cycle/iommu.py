@@ -192,6 +192,10 @@ class CycleModel:
         if answer_taken:
             frontend.take_completion()
             self._status_stale = True
+        refused = 0
+        if frontend.unbelieved >= 0:
+            refused = frontend.retry()
+            self._status_stale = True
         event = 0
         fetched = arrived = None
         if inputs.read_data is not None:
@@ -212,10 +216,13 @@ class CycleModel:
             if looked_up > _KEEPS_STATE:
                 self._status_stale = True
         if arrived is not None:
-            answered, replayed = walker.settle()
+            answered, replayed, on_time = walker.settle()
             frontend.answer |= answered
             frontend.replay |= replayed
+            frontend.late &= ~on_time
             self._status_stale = True
+        if refused:
+            frontend.replay |= refused
         if hit_taken:
             del hits[0]
         if accepted is not None:

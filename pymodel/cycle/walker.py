@@ -41,9 +41,9 @@ class Walker:
         self.free = (1 << self.count) - 1
         self.issue = self.done = self.killed = 0
         self.live_contexts: dict[int, int] = {}
-        """Slot of every live context walk by context key (L2.5)."""
+        """Mask of the slots with a live context walk by context key (L2.5); several after a refusal (C5)."""
         self.live_pages: dict[int, int] = {}
-        """Slot of every live page walk by DID and iova above bit 14 (L2.9)."""
+        """Mask of the slots with a live page walk by DID and iova above bit 14 (L2.9)."""
         self.offered = -1
         """Id whose read is on the port in this cycle, or -1 (W2)."""
         self.offered_word = 0
@@ -100,9 +100,7 @@ class Walker:
         slot.stage, slot.key, slot.scalable = ROOT, key, scalable
         slot.fpd = slot.reason = slot.error = 0
         slot.address = root + 16 * (slot.sid >> 8)
-        self.live_contexts[key] = index
-        self._enter_issue(slot, index)
-        self.free &= ~(1 << index)
+        self._start(self.live_contexts, slot, index)
 
     def start_pages(self, index: int, key: int, iova: int, did: int, depth: int,
                     level: int, table: int, permissions: int) -> None:  # fmt: skip
@@ -113,9 +111,13 @@ class Walker:
         slot.permissions = permissions
         slot.error = slot.reason = 0
         slot.address = table + 8 * (slot.iova >> 12 + 9 * level & 511)
-        self.live_pages[key] = index
+        self._start(self.live_pages, slot, index)
+
+    def _start(self, live: dict[int, int], slot: Slot, index: int) -> None:
+        bit = 1 << index
+        live[slot.key] = live.get(slot.key, 0) | bit
         self._enter_issue(slot, index)
-        self.free &= ~(1 << index)
+        self.free &= ~bit
 
     def _enter_issue(self, slot: Slot, index: int) -> None:
         slot.read = 1 | index << self._id_at | (slot.address & self._haw_mask) >> 6 << self._line_at
@@ -244,10 +246,11 @@ class Walker:
         self._fill_good = good
         self._fill_pointers = pointers
 
-    def settle(self) -> tuple[int, int]:
+    def settle(self) -> tuple[int, int, int]:
         """End of the cycle of an arrival: fills, and what becomes of the slot (W4, W7..W10).
 
-        Returns the masks of the entries that become ANSWER and REPLAY, with those that joined in this cycle.
+        Returns the masks of the entries that become ANSWER, that become REPLAY, and that are not late any
+        more as the slot goes on (L9); with those that joined in this cycle.
         """
         index = self._outcome_slot
         slot = self.slots[index]
@@ -262,24 +265,28 @@ class Walker:
         outcome = self._outcome
         if outcome == _ISSUE:
             self._enter_issue(slot, index)
-        elif outcome == _DROPPED:
+            return 0, 0, slot.entries
+        if outcome == _DROPPED:
             self.release(index)
-        elif outcome == _DONE:
+            return 0, 0, 0
+        self._forget(slot, index)
+        if outcome == _DONE:
             self.done |= 1 << index
-            self._forget(slot)
-            return slot.entries, 0
-        else:
-            assert self._stages.result is not None
-            self._contexts.fill(self._fill_index, slot.key, self._stages.result)
-            replayed, slot.entries = slot.entries, 0
-            self._forget(slot)
-            self.release(index)
-            return 0, replayed
-        return 0, 0
+            return slot.entries, 0, 0
+        assert self._stages.result is not None
+        self._contexts.fill(self._fill_index, slot.key, self._stages.result)
+        replayed, slot.entries = slot.entries, 0
+        self.release(index)
+        return 0, replayed, 0
 
-    def _forget(self, slot: Slot) -> None:
+    def _forget(self, slot: Slot, index: int) -> None:
         """The slot is not live any more (L2.5, L2.9)."""
-        del (self.live_contexts if slot.stage >= ROOT else self.live_pages)[slot.key]
+        live = self.live_contexts if slot.stage >= ROOT else self.live_pages
+        others = live[slot.key] ^ 1 << index
+        if others:
+            live[slot.key] = others
+        else:
+            del live[slot.key]
 
     # --- invalidation -----------------------------------------------------------------------------------
 
@@ -296,7 +303,7 @@ class Walker:
         bit = 1 << index
         slot = self.slots[index]
         if not self.done & bit:
-            self._forget(slot)
+            self._forget(slot, index)
         if self.issue & bit:
             keep = read_offered
         elif self.done & bit:
