@@ -1,0 +1,1 @@
+"""Tests of `pymodel.paging`: formats alone first, then walks, then updates."""
