@@ -13,8 +13,6 @@ export PIP_NO_INPUT := 1
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
-LOG := $(VENV)/setup.log
 TRACE ?= cocotb_tests/data/nvme_huge.jsonl.gz
 SIM ?= verilator
 PRESET ?= default
@@ -26,63 +24,7 @@ help: ## list the targets
 	@echo "Variables: SIM=verilator|icarus  TRACE=recording  PRESET=name  ARGS='more options'"
 
 setup: ## create .venv, install the pinned tools, look for the simulators
-	@PYTHON='$(PYTHON)'; \
-	if [ -z "$$PYTHON" ]; then \
-	  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do \
-	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
-	      PYTHON=$$candidate; break; fi; \
-	  done; \
-	fi; \
-	if [ -z "$$PYTHON" ] || ! "$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
-	  echo "twodim needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none). Set PYTHON=/path/to/python3." >&2; \
-	  exit 1; \
-	fi; \
-	mkdir -p $(VENV); \
-	missing=''; \
-	command -v g++ >/dev/null 2>&1 || missing="$$missing g++"; \
-	command -v perl >/dev/null 2>&1 || missing="$$missing perl"; \
-	headers='#include <lz4.h>\n#include <zlib.h>\n'; \
-	command -v iverilog >/dev/null 2>&1 || missing="$$missing iverilog"; \
-	if ! printf "$$headers" | g++ -E -x c++ - >/dev/null 2>&1; then missing="$$missing liblz4-dev zlib1g-dev"; fi; \
-	if [ -n "$$missing" ] && [ ! -e $(VENV)/.apt-tried ] && command -v apt-get >/dev/null 2>&1; then \
-	  root=''; may=no; \
-	  if [ "$$(id -u)" = 0 ]; then may=yes; \
-	  elif command -v sudo >/dev/null 2>&1 && sudo -n true >/dev/null 2>&1; then may=yes; root='sudo -n'; fi; \
-	  if [ $$may = yes ]; then \
-	    echo "Installing system packages:$$missing"; \
-	    { $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing || \
-	      { $$root env DEBIAN_FRONTEND=noninteractive apt-get update -q && \
-	        $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }; \
-	    } >$(VENV)/apt.log 2>&1 </dev/null || echo "apt-get could not install them (see $(VENV)/apt.log)."; \
-	    touch $(VENV)/.apt-tried; \
-	  fi; \
-	fi; \
-	for tool in g++ perl; do \
-	  if ! command -v $$tool >/dev/null 2>&1; then \
-	    echo "twodim needs $$tool (Verilator compiles the RTL with it). Debian: apt-get install g++ perl" >&2; exit 1; \
-	  fi; \
-	done; \
-	if ! command -v iverilog >/dev/null 2>&1; then \
-	  echo "Icarus is not installed: only Verilator will be used. Debian: apt-get install iverilog"; fi; \
-	if ! printf "$$headers" | g++ -E -x c++ - >/dev/null 2>&1; then \
-	  echo "lz4.h or zlib.h is missing: Verilator writes VCD instead of FST. Debian: apt-get install liblz4-dev zlib1g-dev"; fi; \
-	want="$$(cksum < pyproject.toml) $(CURDIR)"; \
-	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$want" ] && $(BIN)/python -c '' >/dev/null 2>&1; then exit 0; fi; \
-	echo "Setting up $(VENV) (one to three minutes, once)"; \
-	rm -f $(STAMP); \
-	if ! "$$PYTHON" -m venv --clear $(VENV) >/tmp/twodim-venv.$$$$ 2>&1; then \
-	  cat /tmp/twodim-venv.$$$$ >&2; rm -f /tmp/twodim-venv.$$$$; \
-	  echo "Python cannot create a virtual environment. Debian: apt-get install python3-venv" >&2; exit 1; \
-	fi; \
-	rm -f /tmp/twodim-venv.$$$$; \
-	if ! $(BIN)/python -m pip install --quiet --editable . >$(LOG) 2>&1 </dev/null; then \
-	  tail -n 15 $(LOG) >&2; \
-	  echo "pip could not install the pinned packages of pyproject.toml (whole log: $(LOG))" >&2; exit 1; \
-	fi; \
-	if ! $(BIN)/python -c 'import sys, find_libpython; sys.exit(find_libpython.find_libpython() is None)'; then \
-	  echo "This Python has no shared libpython, which cocotb loads. Debian: apt-get install libpython3-dev" >&2; exit 1; \
-	fi; \
-	printf '%s' "$$want" > $(STAMP)
+	@PYTHON='$(PYTHON)' scripts/setup.sh
 
 run: setup ## replay a DMA recording of a real machine on the RTL, in lock-step with the golden model
 	@$(BIN)/twodim replay $(TRACE) --sim $(SIM) $(ARGS)

