@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from pymodel.cycle import CycleModel, Inputs
-from pymodel.cycle.inputs import Request
+from pymodel.cycle.inputs import RegisterRequest, Request
 from pymodel.spec.descriptors import CONTEXT_INV, IOTLB_INV, PASID_CACHE_INV
-from pymodel.spec.observation import observation
+from pymodel.spec.observation import Lookup, observation
 from pymodel.spec.params import PRESETS, Architecture, IommuParams
 from pymodel.spec.registers import FSTS
 
@@ -73,10 +73,29 @@ class Soak(Bench):
         awake.step(inputs)
         awake._status_stale = True
 
+    def tick(self, request: Request | None = None, register: RegisterRequest | None = None) -> dict[str, int]:
+        """One cycle; a refusal on `completions` was read after the request had joined its walk (L9, C5)."""
+        cycle, frontend = self.cycle, self.model._frontend
+        entry = frontend.offered
+        refused = entry >= 0 and frontend._offered_reason
+        if refused:
+            assert self.last_read[frontend.entries[entry].slot] >= self.joined[entry]
+        self.refusals += bool(refused)
+        self.unbelieved += frontend.unbelieved >= 0
+        seen = super().tick(request, register)
+        if seen["lookup"] >= Lookup.MERGE:
+            self.joined[seen["lookup_pending"]] = cycle - 1
+        if self.reads and self.reads[-1][0] == cycle:
+            self.last_read[self.reads[-1][1]] = cycle
+        return seen
+
     def start(self, seed: int, mode: int) -> None:
         """Build tables of all kinds for some devices."""
         self.rng = rng = random.Random(seed)
         self.mode, self.next_tag = mode, 0
+        self.joined: dict[int, int] = {}
+        self.last_read: dict[int, int] = {}
+        self.refusals = self.unbelieved = 0
         self.requested: Request | None = None
         self.accepted: list[Request] = []
         self.awake = CycleModel(self.params)
@@ -209,12 +228,24 @@ def check_invariants(model: CycleModel) -> None:
         assert waiting & slot.entries == 0
         waiting |= slot.entries
         live = not (walker.done | walker.killed) >> index & 1
-        assert (index in walker.live_pages.values() or index in walker.live_contexts.values()) == live
+        living = [*walker.live_pages.values(), *walker.live_contexts.values()]
+        assert sum(mask >> index & 1 for mask in living) == live
+        assert not (live and walker.issue >> index & 1 and slot.entries & frontend.late)
         assert slot.entries or walker.killed >> index & 1
         if not walker.done >> index & 1:
             assert slot.entries & frontend.answer == 0
     everything = (1 << len(frontend.entries)) - 1
     assert waiting == everything & ~(frontend.free | frontend.replay)
+    assert all((*walker.live_pages.values(), *walker.live_contexts.values()))
+    assert waiting & frontend.late & frontend.retried == 0
+    chosen = frontend.unbelieved
+    if chosen >= 0:
+        assert frontend.answer & frontend.late & 1 << chosen
+        assert frontend.offered < 0
+        assert not model.fields()["completions_valid"]
+    assert bool(frontend.answer) == (chosen >= 0 or frontend.offered >= 0)
+    if frontend.offered >= 0 and frontend._offered_reason:
+        assert not frontend.late >> frontend.offered & 1
     for lines in (
         frontend._contexts.lines,
         frontend._iotlb.lines,
@@ -247,6 +278,8 @@ def test_soak(seed: int, knobs: dict, mode: int) -> None:
     assert (final["slots_busy"], final["pending_used"], final["slots_killed"]) == (0, 0, 0)
     assert len(soak.accepted) > 40
     assert soak.model._invalidations.unacknowledged == 0
+    assert soak.refusals > 10
+    assert soak.unbelieved or soak.params.walk_slots < 4, "few requests meet in few slots"
 
 
 def test_model_is_deterministic_and_observe_changes_nothing() -> None:
