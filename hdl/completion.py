@@ -30,8 +30,9 @@ def denied(scalable: Value, write: Value) -> Value:
 
 
 class Completion(wiring.Component):
-    """Combinational: `request` and `waiting` of a pending entry, its `slot` and the slot's `result` give the `response` and
-    whether its fault is to be recorded (`record`)."""
+    """Combinational: `request` and `waiting` of a pending entry, its `slot` and the slot's `result` give the
+    `response` and whether its fault is to be recorded (`record`).
+    """
 
     def __init__(self, params: IommuParams) -> None:
         self._params = params
@@ -76,7 +77,8 @@ class Completion(wiring.Component):
         with m.Elif(slot.error):
             first = slot.level == slot.depth - 1
             legacy = Mux(first, Reason.CONTEXT_INVALID, Reason.TABLE_ACCESS)
-            m.d.comb += reason.eq(Mux(scalable, Mux(first, Reason.SM_TABLE_ROOT_ACCESS, Reason.SM_TABLE_ACCESS), legacy))
+            published = Mux(first, Reason.SM_TABLE_ROOT_ACCESS, Reason.SM_TABLE_ACCESS)
+            m.d.comb += reason.eq(Mux(scalable, published, legacy))
         with m.Elif(lacks(sector)):
             m.d.comb += reason.eq(Mux(scalable & ~entry.present, Reason.SM_ENTRY_NOT_PRESENT, no_permission))
         with m.Elif(entry.reserved):

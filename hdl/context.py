@@ -15,9 +15,9 @@ __all__ = ["ContextCache"]
 class ContextCache(wiring.Component):
     """Fully associative cache of what root, context and PASID tables say of a requester.
 
-    Members: `key` looks up `hit` and `context` in the same cycle; `use` marks the hit as taken. `fill` writes an entry at
-    the end of the cycle (`fill_pasid`: the PASID that the tables were read for); `fill_index`, `evicted` are valid with it.
-    `apply` drops entries at the end of the cycle.
+    Members: `key` looks up `hit` and `context` in the same cycle; `use` marks the hit as taken. `fill` writes
+    an entry at the end of the cycle (`fill_pasid`: the PASID that the tables were read for); `fill_index`,
+    `evicted` are valid with it. `apply` drops entries at the end of the cycle.
     Timing: lookup is combinational; fills and invalidations are seen one cycle later.
     """
 

@@ -16,9 +16,10 @@ __all__ = ["FaultLog"]
 class FaultLog(wiring.Component):
     """NFR fault records, filled in turn; never overwrites a record that software has not cleared.
 
-    Members: `first` (with `first_record`) and `second` (with `second_record`) record faults at the end of the cycle, the first before the second.
-    `read_index` selects `read_data`; `clear` clears F of that record, `clear_overflow` clears PFO. `overflow` (PFO), `pending` (PPF), `index` (FRI).
-    `recorded`: how many faults are written in this cycle.
+    Members: `first` (with `first_record`) and `second` (with `second_record`) record faults at the end of the
+    cycle, the first before the second. `read_index` selects `read_data`; `clear` clears F of that record,
+    `clear_overflow` clears PFO. `overflow` (PFO), `pending` (PPF), `index` (FRI). `recorded`: how many faults
+    are written in this cycle.
     Timing: two faults per cycle, seen in the next cycle.
     """
 

@@ -1,4 +1,6 @@
-"""Lookup stage: one request per cycle against context cache, IOTLB, walk caches and walk slots (docs/timing.md F1-L8)."""
+"""Lookup stage: one request per cycle against context cache, IOTLB, walk caches and walk slots
+(docs/timing.md F1-L8).
+"""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -38,11 +40,12 @@ def pointer_layout(params: IommuParams) -> data.StructLayout:
 class Frontend(wiring.Component):
     """Request FIFO, lookup, hit FIFO.
 
-    Members: `requests` in, `hits` out. `enabled` and `mode` (TTM) come from the registers, `blocked` is 1 while an invalidation is
-    applied. `replay`, `replay_request`, `replay_index`: a pending entry to look up before the FIFO. `key`, `did`, `page` address the caches, whose
-    answers come back in the same cycle (`context_hit`, `context`, `iotlb_*`, `pointers`, by table level); `use_*` mark them as taken.
-    `join_*` are the slots that `walk` could join, `free_slots` and `free_pending` what may be allocated. `start`, `wait`,
-    `keep`, `drop_replay`, `fault` say what happens at the end of the cycle.
+    Members: `requests` in, `hits` out. `enabled` and `mode` (TTM) come from the registers, `blocked` is 1
+    while an invalidation is applied. `replay`, `replay_request`, `replay_index`: a pending entry to look up
+    before the FIFO. `key`, `did`, `page` address the caches, whose answers come back in the same cycle
+    (`context_hit`, `context`, `iotlb_*`, `pointers`, by table level); `use_*` mark them as taken. `join_*`
+    are the slots that `walk` could join, `free_slots` and `free_pending` what may be allocated. `start`,
+    `wait`, `keep`, `drop_replay`, `fault` say what happens at the end of the cycle.
     Timing: a hit accepted in t is looked up in t+1 and on `hits` in t+2; one request per cycle.
     """
 

@@ -27,19 +27,23 @@ _PASID_TYPES = (DescriptorType.PASID_IOTLB, DescriptorType.PASID_CACHE)
 
 
 def queue_layout() -> data.StructLayout:
-    """Queue registers as the engine sees them; `tail` in units of 16 bytes, `frame` of the queue's first page."""
+    """Queue registers as the engine sees them; `tail` in units of 16 bytes, `frame` of the queue's first
+    page.
+    """
     return data.StructLayout({"enabled": 1, "error": 1, "frame": 52, "size": 3, "wide": 1, "tail": 15})
 
 
 class InvalidationQueue(wiring.Component):
     """Fetches descriptors in order, applies invalidations, completes waits.
 
-    Members: `queue` from the registers; `restart` sets head to 0; `scalable_mode` is TTM 1. `head` in units of 16 bytes. `fetch`, `fetch_line`, `fetch_accepted`, and
-    `data`, `data_error`, `data_valid` read the queue. `apply` is valid in state APPLY (`apply.context` or `apply.iotlb`).
-    `hits_level` and `hit_taken` watch the hit FIFO, `completion_held` (offered, not taken) and `completion_taken` the completions.
-    `status`, `status_address`, `status_data` ask for a status write, `status_granted` loads it, `status_acked` acknowledges one. `interrupt` sets IWC,
-    `fail` sets IQE with `fail_code`.
-    Timing: with data in A the first descriptor is decoded in A+1 and applied in A+2, whatever walks are in flight.
+    Members: `queue` from the registers; `restart` sets head to 0; `scalable_mode` is TTM 1. `head` in units
+    of 16 bytes. `fetch`, `fetch_line`, `fetch_accepted`, and `data`, `data_error`, `data_valid` read the
+    queue. `apply` is valid in state APPLY (`apply.context` or `apply.iotlb`). `hits_level` and `hit_taken`
+    watch the hit FIFO, `completion_held` (offered, not taken) and `completion_taken` the completions.
+    `status`, `status_address`, `status_data` ask for a status write, `status_granted` loads it,
+    `status_acked` acknowledges one. `interrupt` sets IWC, `fail` sets IQE with `fail_code`.
+    Timing: with data in A the first descriptor is decoded in A+1 and applied in A+2, whatever walks are in
+    flight.
     """
 
     def __init__(self, params: IommuParams) -> None:

@@ -27,10 +27,12 @@ __all__ = ["Iommu"]
 class Iommu(wiring.Component):
     """Second-stage IOMMU with queued invalidation; one clock domain `sync`, synchronous reset.
 
-    Members are the native ports of `pymodel.spec.observation.payloads`: `requests` in, `hits` (answered by lookup) and `completions`
-    (answered by walks) out, matched by tag; `reads`/`read_data` and `writes`/`write_acks` to memory; `register_requests`/`register_responses`; and
-    `obs`, the packed observation, which may be left open.
-    Timing: hits one per cycle, two cycles after acceptance; a walk of n reads n(L+1)+2 cycles; see the rules of docs/timing.md.
+    Members are the native ports of `pymodel.spec.observation.payloads`: `requests` in, `hits` (answered by
+    lookup) and `completions` (answered by walks) out, matched by tag; `reads`/`read_data` and
+    `writes`/`write_acks` to memory; `register_requests`/`register_responses`; and `obs`, the packed
+    observation, which may be left open.
+    Timing: hits one per cycle, two cycles after acceptance; a walk of n reads n(L+1)+2 cycles; see the rules
+    of docs/timing.md.
     Raises `ValueError` for knobs that it is not built for: K3, K8 off, K11.
     """
 
@@ -79,7 +81,10 @@ class Iommu(wiring.Component):
         wiring.connect(m, write_buffer.writes, wiring.flipped(self.writes))
         wiring.connect(m, wiring.flipped(self.register_requests), registers.register_requests)
         wiring.connect(m, registers.register_responses, wiring.flipped(self.register_responses))
-        m.d.comb += [walker.read_data.valid.eq(self.read_data.valid), walker.read_data.payload.eq(self.read_data.payload)]
+        m.d.comb += [
+            walker.read_data.valid.eq(self.read_data.valid),
+            walker.read_data.payload.eq(self.read_data.payload),
+        ]
 
         mode = Signal(2)
         m.d.comb += mode.eq(registers.root[RTADDR["ttm"].lsb : RTADDR["ttm"].lsb + 2])

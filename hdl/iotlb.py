@@ -16,11 +16,12 @@ __all__ = ["Iotlb"]
 
 
 class Iotlb(wiring.Component):
-    """Fully associative translation cache; tags in registers, sectors in a memory with one read and one write port.
+    """Fully associative translation cache; tags in registers, sectors in a memory with one read and one write
+    port.
 
     Members: `did`, `page` (IOVA from bit 12 up) look up `hit`, `index`, `level`, `sector` in the same cycle;
-    `use` marks the hit as taken. `fill` writes a line at the end of the cycle; `fill_index` and `evicted` are valid with it.
-    `apply` clears sectors at the end of the cycle.
+    `use` marks the hit as taken. `fill` writes a line at the end of the cycle; `fill_index` and `evicted` are
+    valid with it. `apply` clears sectors at the end of the cycle.
     Timing: lookup is combinational; fills and invalidations are seen one cycle later.
     """
 

@@ -66,8 +66,9 @@ def fault_layout() -> data.StructLayout:
 def apply_layout(params: IommuParams) -> data.StructLayout:
     """An invalidation as it is applied (docs/timing.md I6).
 
-    `everything`, `by_did` and `by_page` exclude each other; `page` and `care` are page numbers, a 0 in `care` means that the
-    bit is not compared. Context invalidations use `everything`, `by_did`, `by_sid`, `by_pasid`.
+    `everything`, `by_did` and `by_page` exclude each other; `page` and `care` are page numbers, a 0 in `care`
+    means that the bit is not compared. Context invalidations use `everything`, `by_did`, `by_sid`,
+    `by_pasid`.
     """
     return data.StructLayout(
         {

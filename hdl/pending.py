@@ -1,4 +1,6 @@
-"""Requests that wait for walks, and the order in which they are answered (docs/timing.md F3, L9, C1, C4, C5, I7)."""
+"""Requests that wait for walks, and the order in which they are answered (docs/timing.md F3, L9, C1, C4, C5,
+I7).
+"""
 
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, enum, wiring
@@ -30,15 +32,17 @@ class Pending(wiring.Component):
     """P entries; requests in a memory (one write port, two read ports), states in registers.
 
     Members:
-    - `wait` puts entry `wait_index` into WAIT with `waiting` at the end of the cycle; `keep` also stores `request`.
+    - `wait` puts entry `wait_index` into WAIT with `waiting` at the end of the cycle; `keep` also stores
+      `request`.
     - `drop_replay` frees the replaying entry at the end of the cycle.
     - `replay`, `replay_index`, `replay_request`: the entry to look up again.
     - `replay_retried`: it was refused late before.
-    - `ended`, `ended_replay`, `killed`: slots whose walks end, and that are killed, in this cycle; `outstanding`: whose read is outstanding;
-      `advanced`: that go on to their next read.
-    - `answer_request`, `answer_waiting`: the entry that is judged; `refused`: it would be refused. `answer`: its answer is offered;
-      `taken`: it is taken in this cycle.
-    - `released`: one-hot slot that the taken answer, or a late refusal, frees. `offered`: one-hot slot of an answer offered and not taken.
+    - `ended`, `ended_replay`, `killed`: slots whose walks end, and that are killed, in this cycle;
+      `outstanding`: whose read is outstanding; `advanced`: that go on to their next read.
+    - `answer_request`, `answer_waiting`: the entry that is judged; `refused`: it would be refused. `answer`:
+      its answer is offered; `taken`: it is taken in this cycle.
+    - `released`: one-hot slot that the taken answer, or a late refusal, frees. `offered`: one-hot slot of an
+      answer offered and not taken.
     - `available`: entries that may be allocated in this cycle. `used`: entries that are not FREE.
     Timing: combinational from registers, but for `released`, `offered` and `available`, which follow `taken`.
     """

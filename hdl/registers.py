@@ -41,9 +41,10 @@ class EventMessage:
 class Registers(wiring.Component):
     """The register map of `pymodel.spec.registers`, 64 bits wide with byte strobes.
 
-    Members: `register_requests`, `register_responses`: the access port. `enabled` (TES), `root` (active root pointer), `queue`, `restart`
-    (QIE rises), and for each event `*_wanted`, `*_message`, `*_sent`. `head`, `fail`, `fail_code`, `interrupt` come from the queue engine,
-    `fault_*` from the fault log; `clear_fault`, `clear_overflow`, `fault_index` go there.
+    Members: `register_requests`, `register_responses`: the access port. `enabled` (TES), `root` (active root
+    pointer), `queue`, `restart` (QIE rises), and for each event `*_wanted`, `*_message`, `*_sent`. `head`,
+    `fail`, `fail_code`, `interrupt` come from the queue engine, `fault_*` from the fault log; `clear_fault`,
+    `clear_overflow`, `fault_index` go there.
     Timing: an access accepted in r is answered in r+1; writes are seen in r+1; one access every other cycle.
     """
 
@@ -248,7 +249,8 @@ class Registers(wiring.Component):
         register, payload = REGISTERS[name], self.register_requests.payload
         lane = self._lane(name)
         return Cat(
-            Mux(payload.strobe[(register.offset & 7) + byte], lane[8 * byte : 8 * byte + 8], old[8 * byte : 8 * byte + 8])
+            Mux(payload.strobe[(register.offset & 7) + byte], lane[8 * byte : 8 * byte + 8], old[8 * byte : 8 *
+            byte + 8])
             for byte in range(register.size)
         )
 

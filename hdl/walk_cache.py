@@ -1,4 +1,6 @@
-"""Paging-structure cache of one table level: lines of eight neighbouring table pointers (docs/timing.md T1-T5, I6)."""
+"""Paging-structure cache of one table level: lines of eight neighbouring table pointers (docs/timing.md
+T1-T5, I6).
+"""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -18,9 +20,9 @@ __all__ = ["WalkCache"]
 class WalkCache(wiring.Component):
     """Pointers to tables of `level`; fully associative, tags in registers, sectors in a memory.
 
-    Members: `did`, `page` (IOVA from bit 12 up) look up `hit`, `index`, `sector` in the same cycle; `use` marks the hit
-    as taken. `fill` writes a line at the end of the cycle; `fill_index` and `evicted` are valid with it. `apply` clears
-    sectors at the end of the cycle.
+    Members: `did`, `page` (IOVA from bit 12 up) look up `hit`, `index`, `sector` in the same cycle; `use`
+    marks the hit as taken. `fill` writes a line at the end of the cycle; `fill_index` and `evicted` are valid
+    with it. `apply` clears sectors at the end of the cycle.
     Timing: lookup is combinational; fills and invalidations are seen one cycle later.
     """
 

@@ -32,7 +32,9 @@ def result_layout(params: IommuParams) -> data.ArrayLayout:
 
 
 def slot_layout(params: IommuParams) -> data.StructLayout:
-    """A walk slot. `level` and `depth` belong to page walks; `stage`, `key`, `pasid`, `fpd`, `reason` to context walks."""
+    """A walk slot. `level` and `depth` belong to page walks; `stage`, `key`, `pasid`, `fpd`, `reason` to
+    context walks.
+    """
     return data.StructLayout(
         {
             "state": SlotState,
@@ -60,17 +62,21 @@ class Walker(wiring.Component):
     """W walk slots with one read port.
 
     Members:
-    - `start` allocates slot `start_slot` (must be free) at the end of the cycle, for a walk described by `start_walk`.
-    - `free`: slots that are FREE. `live_context`, `live_page`: slots that the walk described by `start_walk` could join; only
-      those in ISSUE while `retried`. `waiting`: slots whose read is outstanding. `advanced`: slots that go on to their next read now.
-    - `reads`, `read_data`: the memory ports. `fetch`, `fetch_line`: the queue engine's read, which goes first;
-      `fetch_accepted` is 1 in the cycle in which it is taken.
-    - `ended`: slots whose walk ends now; with `replay` their requests are to be looked up again, else answered.
-    - `release` (one-hot) frees a DONE slot. `offered` (one-hot): the slot of the answer offered on `completions` and not taken in this
-      cycle. `killed`: slots that `apply` kills now.
+    - `start` allocates slot `start_slot` (must be free) at the end of the cycle, for a walk described by
+      `start_walk`.
+    - `free`: slots that are FREE. `live_context`, `live_page`: slots that the walk described by `start_walk`
+      could join; only those in ISSUE while `retried`. `waiting`: slots whose read is outstanding. `advanced`:
+      slots that go on to their next read now.
+    - `reads`, `read_data`: the memory ports. `fetch`, `fetch_line`: the queue engine's read, which goes
+      first; `fetch_accepted` is 1 in the cycle in which it is taken.
+    - `ended`: slots whose walk ends now; with `replay` their requests are to be looked up again, else
+      answered.
+    - `release` (one-hot) frees a DONE slot. `offered` (one-hot): the slot of the answer offered on
+      `completions` and not taken in this cycle. `killed`: slots that `apply` kills now.
     - `slots` and `result` (of slot `result_slot`) are for judging answers.
     - `iotlb_fill`, `psc_fill`, `context_fill` write caches at the end of the cycle.
-    Timing: a walk of n reads returns its last line n(L+1) cycles after `start`, and its slot is DONE in the cycle after that.
+    Timing: a walk of n reads returns its last line n(L+1) cycles after `start`, and its slot is DONE in the
+    cycle after that.
     """
 
     def __init__(self, params: IommuParams) -> None:

@@ -15,8 +15,8 @@ __all__ = ["WriteBuffer"]
 class WriteBuffer(wiring.Component):
     """One write, held until memory takes it.
 
-    Members: three sources in the order of priority, `status`, `completion_event`, `fault_event`: `*_wanted` with a message, `*_granted` in the cycle in
-    which it is loaded.
+    Members: three sources in the order of priority, `status`, `completion_event`, `fault_event`: `*_wanted`
+    with a message, `*_granted` in the cycle in which it is loaded.
     Timing: loaded in c, on `writes` in c+1; one write per cycle.
     """
 

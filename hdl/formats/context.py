@@ -1,4 +1,6 @@
-"""What a line of the root, context or PASID tables says (docs/timing.md W3, W5, W6): the RTL's reading of facts A4."""
+"""What a line of the root, context or PASID tables says (docs/timing.md W3, W5, W6): the RTL's reading of
+facts A4.
+"""
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import enum, wiring
@@ -37,9 +39,9 @@ class ContextStage(enum.Enum, shape=2):
 class ContextDecoder(wiring.Component):
     """Combinational reading of one 64-byte line of a context walk.
 
-    Members: `line`, its access `error`, `stage`, the request's `key`, `scalable` mode, and `pasid` and `fpd` gathered so far give
-    either a fault `reason` (not 0), or `done` with `context`, or the `table` of the next stage. `pasid_out` and `fpd_out` include
-    this line.
+    Members: `line`, its access `error`, `stage`, the request's `key`, `scalable` mode, and `pasid` and `fpd`
+    gathered so far give either a fault `reason` (not 0), or `done` with `context`, or the `table` of the next
+    stage. `pasid_out` and `fpd_out` include this line.
     """
 
     def __init__(self, params: IommuParams) -> None:

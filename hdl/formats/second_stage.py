@@ -18,9 +18,9 @@ def sector_layout(params: IommuParams) -> data.StructLayout:
 class EntryDecoder(wiring.Component):
     """Combinational reading of one 64-bit entry.
 
-    Members: `entry`, the `level` 0..4 of its table, and `r`, `w` accumulated above it give `sector` (permissions ANDed),
-    `present`, `reserved` (meaningful when present), `leaf`, and what may be cached: `good_pointer` and `good_leaf` (its page
-    clear of the interrupt range).
+    Members: `entry`, the `level` 0..4 of its table, and `r`, `w` accumulated above it give `sector`
+    (permissions ANDed), `present`, `reserved` (meaningful when present), `leaf`, and what may be cached:
+    `good_pointer` and `good_leaf` (its page clear of the interrupt range).
     """
 
     def __init__(self, params: IommuParams) -> None:

@@ -12,9 +12,10 @@ __all__ = ["Replacement"]
 class Replacement(wiring.Component):
     """Replacement state of `ways` lines (a power of two).
 
-    Members: `look` touches line `look_index` while 1, then `fill` touches `fill_index`, both at the end of the cycle.
-    `line` is where a fill goes now: the line set in `existing` (one-hot), else the lowest with a 0 in `valid`, else the
-    pseudo-LRU victim. Timing: `line` is combinational from `existing`, `valid` and the state.
+    Members: `look` touches line `look_index` while 1, then `fill` touches `fill_index`, both at the end of
+    the cycle. `line` is where a fill goes now: the line set in `existing` (one-hot), else the lowest with a 0
+    in `valid`, else the pseudo-LRU victim. Timing: `line` is combinational from `existing`, `valid` and the
+    state.
     """
 
     def __init__(self, ways: int) -> None:

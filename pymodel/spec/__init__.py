@@ -1,1 +1,3 @@
-"""One declaration of every bit: formats, descriptors, registers, reasons, parameters, observation. Standard library only."""
+"""One declaration of every bit: formats, descriptors, registers, reasons, parameters, observation. Standard
+library only.
+"""

@@ -60,7 +60,7 @@ CONTEXT_INV = Format(
     _G,
     _DID,
     Field("sid", 32, 16, "source id"),
-    Field("fm", 48, 2, "function mask: bits of the function number not compared: 0 none, 1 bit 2, 2 bits 2:1, 3 bits 2:0"),
+    Field("fm", 48, 2, "function mask: bits of the function that are not compared: 1 bit 2, 2 bits 2:1, 3 bits 2:0"),
     source=_SOURCE,
 )
 
