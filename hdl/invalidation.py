@@ -105,11 +105,13 @@ class InvalidationQueue(wiring.Component):
         ]
         self._apply(m, bits)
 
+        def bad_tail(tail: Value) -> Value:
+            return (queue.wide & tail[0]) | (tail & ~size_mask).any()
+
         with m.Switch(state):
             with m.Case(QueueState.IDLE):
-                bad_tail = (queue.wide & queue.tail[0]) | (queue.tail & ~size_mask).any()
                 with m.If(queue.enabled & ~queue.error & (head != queue.tail)):
-                    with m.If(bad_tail):
+                    with m.If(bad_tail(queue.tail)):
                         m.d.comb += [self.fail.eq(1), self.fail_code.eq(QUEUE_ERROR["bad_tail"])]
                     with m.Else():
                         m.d.sync += state.eq(QueueState.FETCH)
@@ -122,6 +124,10 @@ class InvalidationQueue(wiring.Component):
                     m.d.sync += line.eq(self.data)
                     with m.If(self.data_error):
                         m.d.comb += [self.fail.eq(1), self.fail_code.eq(QUEUE_ERROR["fetch"])]
+                        m.d.sync += state.eq(QueueState.IDLE)
+                    with m.Elif(bad_tail(fetch_tail)):
+                        # The tail changed between IDLE and the acceptance of the read.
+                        m.d.comb += [self.fail.eq(1), self.fail_code.eq(QUEUE_ERROR["bad_tail"])]
                         m.d.sync += state.eq(QueueState.IDLE)
                     with m.Else():
                         m.d.sync += state.eq(QueueState.DECODE)

@@ -137,15 +137,21 @@ class InvalidationQueue:
         registers = self._registers
         tail = registers.tail
         if registers.queue_enabled and not registers.queue_error and registers.head != tail:
-            if tail % self._descriptor_bytes or tail >= self._queue_bytes:
+            if self._bad_tail(tail):
                 self._fail("bad_tail")
             else:
                 self.state = _FETCH
+
+    def _bad_tail(self, tail: int) -> bool:
+        """Whether no descriptor of the queue ends at `tail` (I1)."""
+        return tail % self._descriptor_bytes != 0 or tail >= self._queue_bytes
 
     def _fetched(self, error: int, data: int) -> None:
         """Data for the queue arrives (I2)."""
         if error:
             self._fail("fetch")
+        elif self._bad_tail(self.fetch_tail):
+            self._fail("bad_tail")
         else:
             self.line = data
             self.state = _DECODE
