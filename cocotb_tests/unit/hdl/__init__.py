@@ -1,0 +1,1 @@
+"""Tests of the RTL, block by block and as a netlist."""
