@@ -1,7 +1,8 @@
-"""AXI4 and AXI4-Lite faces of the IOMMU: memory through an AXI4 manager, registers through an AXI4-Lite subordinate."""
+"""AXI4 and AXI4-Lite faces of the IOMMU: memory on an AXI4 manager, registers on an AXI4-Lite subordinate."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hdl.iommu import Iommu
@@ -15,10 +16,11 @@ __all__ = ["AxiIommu", "AxiManager", "LiteSubordinate", "lite_members", "manager
 _BURST_INCR = 1
 _CACHE_WRITE_BACK = 0b1111
 _ID_BITS_OF_WRITES = 2
+_WRITES_OPEN = 16
 
 
 def manager_members(params: IommuParams, prefix: str) -> dict[str, wiring.Member]:
-    """AXI4 manager: 512-bit data, single-beat bursts, read ids as of the native port, address of `haw` bits or 64 for writes."""
+    """AXI4 manager: 512-bit data, 64-bit addresses, single-beat bursts, read ids of the native port."""
     identifier = max(read_id_bits(params), _ID_BITS_OF_WRITES)
     members = {}
     for channel in ("aw", "ar"):
@@ -66,10 +68,12 @@ def lite_members(prefix: str) -> dict[str, wiring.Member]:
 
 
 class AxiManager(wiring.Component):
-    """Native `reads`, `read_data`, `writes`, `write_acks` of `iommu` on an AXI4 manager port with prefix `m_axi`.
+    """Native `reads`, `read_data`, `writes`, `write_acks` of `iommu` on an AXI4 manager port, prefix `m_axi`.
 
-    Reads and writes are independent; AW and W of a write are offered together and may be taken in any order. Any RRESP but OKAY is an
-    access error. Timing: no added cycles.
+    Reads and writes are independent; AW and W of a write are offered together and may be taken in any order.
+    Any RRESP but OKAY is an access error, BRESP is not looked at. All writes have AWID 0, so that an event
+    message never overtakes the status write before it and acks come in order (P3); at most 16 are
+    unacknowledged. Timing: no added cycles.
     """
 
     def __init__(self, params: IommuParams, iommu: Iommu) -> None:
@@ -77,8 +81,9 @@ class AxiManager(wiring.Component):
         super().__init__(manager_members(params, "m_axi"))
 
     def elaborate(self, platform: object) -> Module:
-        """Combinational, but for what remembers the half of a write that was taken."""
+        """Combinational, but for what remembers the half of a write that was taken, and the open writes."""
         m = Module()
+        m.submodules.open_writes = open_writes = SyncFIFO(width=_ID_BITS_OF_WRITES, depth=_WRITES_OPEN)
         iommu = self._iommu
         line_shift = LINE_BYTES.bit_length() - 1
         size = Const(line_shift, 3)
@@ -99,26 +104,30 @@ class AxiManager(wiring.Component):
         writes = iommu.writes
         address_taken, data_taken = Signal(), Signal()
         address_done, data_done = Signal(), Signal()
+        offered = Signal()
         dword = writes.payload.address[2:line_shift]
         m.d.comb += [
-            self.m_axi_awvalid.eq(writes.valid & ~address_taken),
-            self.m_axi_awid.eq(writes.payload.id),
+            offered.eq(writes.valid & open_writes.w_rdy),
+            self.m_axi_awvalid.eq(offered & ~address_taken),
             self.m_axi_awaddr.eq(writes.payload.address),
             self.m_axi_awsize.eq(2),
             self.m_axi_awburst.eq(_BURST_INCR),
             self.m_axi_awcache.eq(_CACHE_WRITE_BACK),
-            self.m_axi_wvalid.eq(writes.valid & ~data_taken),
+            self.m_axi_wvalid.eq(offered & ~data_taken),
             self.m_axi_wdata.word_select(dword, 32).eq(writes.payload.data),
             self.m_axi_wstrb.word_select(dword, 4).eq(0b1111),
             self.m_axi_wlast.eq(1),
             address_done.eq(address_taken | self.m_axi_awready),
             data_done.eq(data_taken | self.m_axi_wready),
-            writes.ready.eq(address_done & data_done),
-            self.m_axi_bready.eq(1),
-            iommu.write_acks.valid.eq(self.m_axi_bvalid),
-            iommu.write_acks.payload.id.eq(self.m_axi_bid),
+            writes.ready.eq(open_writes.w_rdy & address_done & data_done),
+            open_writes.w_en.eq(offered & address_done & data_done),
+            open_writes.w_data.eq(writes.payload.id),
+            self.m_axi_bready.eq(open_writes.r_rdy),
+            open_writes.r_en.eq(self.m_axi_bvalid),
+            iommu.write_acks.valid.eq(self.m_axi_bvalid & open_writes.r_rdy),
+            iommu.write_acks.payload.id.eq(open_writes.r_data),
         ]
-        with m.If(writes.valid):
+        with m.If(offered):
             m.d.sync += [
                 address_taken.eq(address_done & ~data_done),
                 data_taken.eq(data_done & ~address_done),
@@ -127,9 +136,9 @@ class AxiManager(wiring.Component):
 
 
 class LiteSubordinate(wiring.Component):
-    """AXI4-Lite port with prefix `s_axil` on the register port of `iommu`; one access at a time, writes first, always OKAY.
+    """AXI4-Lite port with prefix `s_axil` on the register port of `iommu`; one access at a time, always OKAY.
 
-    Timing: a read is answered three cycles after AR, a write three cycles after the later of AW and W.
+    Timing: a read is answered two cycles after AR, a write two cycles after the later of AW and W.
     """
 
     def __init__(self, iommu: Iommu) -> None:
@@ -179,10 +188,14 @@ class LiteSubordinate(wiring.Component):
 
 
 class AxiIommu(wiring.Component):
-    """`Iommu` with memory on AXI4 (`m_axi_*`), registers on AXI4-Lite (`s_axil_*`) and native translation streams."""
+    """`Iommu` with memory on AXI4 (`m_axi_*`), registers on AXI4-Lite (`s_axil_*`), native translations.
+
+    Raises `ValueError` as `Iommu` does.
+    """
 
     def __init__(self, params: IommuParams) -> None:
         self.params = params
+        self._iommu = Iommu(params)
         super().__init__(
             {
                 "requests": In(port(params, "requests")),
@@ -197,7 +210,7 @@ class AxiIommu(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Three blocks side by side."""
         m = Module()
-        m.submodules.iommu = iommu = Iommu(self.params)
+        m.submodules.iommu = iommu = self._iommu
         m.submodules.manager = manager = AxiManager(self.params, iommu)
         m.submodules.subordinate = subordinate = LiteSubordinate(iommu)
         wiring.connect(m, wiring.flipped(self.requests), iommu.requests)
