@@ -1,0 +1,117 @@
+"""Defects of the RTL: fault log, events, registers, the write port."""
+
+from cocotb_tests.mutants.defect import Defect, judges
+
+__all__ = ["DEFECTS"]
+
+_TOP, _LOG, _REGISTERS, _WRITES = "hdl/iommu.py", "hdl/fault.py", "hdl/registers.py", "hdl/writes.py"
+_END, _FRONT = "hdl/completion.py", "hdl/frontend.py"
+
+DEFECTS = (
+    Defect(
+        "fault_twice", _TOP,
+        "faults.second.eq(frontend.fault)",
+        "faults.second.eq(frontend.fault | faults.first)",
+        "A fault of a walk is recorded twice.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "fault_not_recorded", _TOP,
+        "faults.first.eq(taken & completion.record)",
+        "faults.first.eq(taken & completion.record & ~request.write)",
+        "Refused writes are not recorded.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "second_fault_lost", _TOP,
+        "faults.second.eq(frontend.fault)",
+        "faults.second.eq(frontend.fault & ~faults.first)",
+        "Of two faults in one cycle the second is lost.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "fault_direction", _FRONT,
+        "record.read.eq(~request.write)",
+        "record.read.eq(request.write)",
+        "A fault of a lookup is recorded with the wrong direction.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "walk_fpd_ignored", _END,
+        "reason.any() & ~Mux(slot.context, slot.fpd, self.waiting.fpd)",
+        "reason.any() & ~(slot.context & slot.fpd)",
+        "FPD is ignored for faults of page walks.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "lookup_fpd_ignored", _FRONT,
+        "m.d.comb += [self._consulted.eq(1), self._recorded.eq(~context.fpd)]",
+        "m.d.comb += [self._consulted.eq(1), self._recorded.eq(1)]",
+        "FPD is ignored for faults of lookups.",
+        "faults", judges("clb"),
+    ),
+    Defect(
+        "record_overwritten", _LOG,
+        "m.d.comb += [taken.eq(strobe & ~full & free), blocked.eq(strobe & ~full & ~free)]",
+        "m.d.comb += [taken.eq(strobe & ~full), blocked.eq(strobe & ~full & ~free)]",
+        "The fault that overflows the log overwrites a record.",
+        "faults", judges("cb"),
+    ),
+    Defect(
+        "overflow_not_seen", _LOG,
+        "with m.If(blocked):",
+        "with m.If(blocked & ~valid.all()):",
+        "A full log drops faults without PFO.",
+        "faults", judges("cb"),
+    ),
+    Defect(
+        "first_record_index", _LOG,
+        "with m.If(taken & ~is_pending):",
+        "with m.If(taken):",
+        "FRI names the newest record instead of the first.",
+        "faults", judges("cb"),
+    ),
+    Defect(
+        "set_lost_to_clear", _REGISTERS,
+        "with m.If(self.interrupt):",
+        'with m.If(self.interrupt & ~self._strobed("ICS", 0)):',
+        "IWC is lost when software clears it in the cycle in which it is set.",
+        "events", judges("c"),
+    ),
+    Defect(
+        "error_lost_to_clear", _REGISTERS,
+        "with m.If(self.fail):",
+        'with m.If(self.fail & ~self._strobed("FSTS", 0)):',
+        "IQE is lost when software clears it in the cycle in which it is set.",
+        "events", judges("c"),
+    ),
+    Defect(
+        "sent_while_masked", _REGISTERS,
+        "self.completion_event_wanted.eq(completion_event.pending & ~completion_event.masked)",
+        "self.completion_event_wanted.eq(completion_event.pending)",
+        "The completion message is sent while it is masked.",
+        "events", judges("cb"),
+    ),
+    Defect(
+        "message_lost", _REGISTERS,
+        "with m.If(cause & ~was):",
+        "with m.If(cause & ~was & ~event.masked):",
+        "An event that comes while its message is masked is forgotten.",
+        "events", judges("cb"),
+    ),
+    Defect(
+        "write_answered_with_data", _REGISTERS,
+        "response.payload.data.eq(Mux(payload.write, 0, word))",
+        "response.payload.data.eq(word)",
+        "A register write is answered with the register's old value.",
+        "events", judges("cp"),
+    ),
+    Defect(
+        "write_replaced", _WRITES,
+        "m.d.comb += free.eq(~writes.valid | writes.ready)",
+        "m.d.comb += free.eq(~writes.valid | writes.ready | self.status_wanted)",
+        "A status write replaces another write that memory has not taken.",
+        "waits, stalls", judges("clpb"),
+    ),
+)  # fmt: skip
+"""In the order of what they break."""
