@@ -93,11 +93,14 @@ class History:
         self._lines: set[int] = set()
         self.disturbed = False
         """A word of a watched line changed since this was last cleared."""
+        self.changed = ALWAYS
+        """Stamp of the last event that may change what is legal: stores here, and what the judge notes."""
 
     def stored(self, address: int, old: int, new: int) -> None:
         """Memory observer."""
         clock = self.clock
         clock.stamp += 1
+        self.changed = clock.stamp
         record = self.records.get(address)
         if record is None:
             record = self.records[address] = Record(old)

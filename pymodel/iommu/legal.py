@@ -28,6 +28,7 @@ from pymodel.spec.second_stage import INTERRUPT_FIRST, LEVEL_NAMES
 __all__ = ["Judge", "Violation"]
 
 _MAX_SHOWN = 6
+_MAX_KNOWN = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Judge:
         """(cycle of completion, submitted, invalidation) to be applied for later answers."""
         self._ticket = 0
         self._views = Views(params, memory, self.history, self.coverage, self._root)
+        self._known: set[tuple[object, ...]] = set()
+        """Translations of pages that were found legal; they stay so until `history.changed` moves."""
+        self._known_at = self.history.changed
 
     # --- history
 
@@ -80,11 +84,13 @@ class Judge:
         self.clock.advance(time)
         if bool(self._enabled.value) != on:
             self._enabled.change(self.clock.tick(), int(on), self._keep)
+            self.history.changed = self.clock.stamp
             self._used = self._used or on
 
     def set_root(self, time: int, rtaddr: int) -> None:
         """The root pointer is taken over (GCMD.SRTP)."""
         self.clock.advance(time)
+        self.history.changed = self.clock.tick()
         if not self._used:  # nothing was ever read through the pointer before
             self._root.value = rtaddr
             self._views.forget()
@@ -109,6 +115,7 @@ class Judge:
     def _settle(self, answered_at: int) -> None:
         while self._due and self._due[0][0] < answered_at:
             time, submitted, invalidation = self._due.popleft()
+            self.history.changed = self.clock.tick()
             if self.coverage.apply(invalidation, submitted, (time + 1) << STAMP_SHIFT):
                 self._views.forget()
 
@@ -167,8 +174,15 @@ class Judge:
         """None if the answer is legal (`recorded` is not looked at); call it in the cycle of the answer."""
         if answered_at > self.clock.time:
             self.clock.advance(answered_at)
+        if self._due:
+            self._settle(answered_at)
+        key = self._page_key(request, accepted_at, outcome)
+        if key in self._known:
+            return None
         allowed = self._outcomes(request, accepted_at << STAMP_SHIFT, answered_at)
         if outcome in allowed or outcome.answer in {one.answer for one in allowed}:
+            if key is not None:
+                self._known.add(key)
             return None
         expected = frozenset(allowed)
         text = (
@@ -176,6 +190,22 @@ class Judge:
             f"got {outcome}; {self.explain(request)}"
         )
         return Violation(request, accepted_at, answered_at, outcome, expected, text)
+
+    def _page_key(self, request: Request, accepted_at: int, outcome: Outcome) -> tuple[object, ...] | None:
+        """Identifies the answer for its whole page; None where legality depends on more than the present state.
+
+        What is legal depends on when a request came only if something changed after that (see `History.changed`).
+        """
+        changed = self.history.changed
+        if outcome.reason or accepted_at << STAMP_SHIFT <= changed or (outcome.address ^ request.iova) & 0xFFF:
+            return None
+        if self._known_at != changed or len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+            self._known_at = changed
+        return (
+            request.sid, request.pasid, request.iova >> 12, request.write,
+            outcome.address >> 12, outcome.level, outcome.r, outcome.w, outcome.snoop,
+        )  # fmt: skip
 
     def recordable(
         self, request: Request, accepted_at: int, answered_at: int, reason: Reason
