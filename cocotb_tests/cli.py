@@ -204,6 +204,42 @@ def bench(
     return bench_run.run(sim_speed=sim_speed, json_out=json, quick=quick, check=check, simulator=sim.value)
 
 
+@app.command("kvm-replay")
+def kvm_replay(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of a real TDP MMU.")],
+) -> int:
+    """Hold the model of KVM's TDP MMU against recordings of the real one, transition by transition."""
+    from cocotb_tests import kvm_replay as replaying
+
+    return replaying.main(files)
+
+
+litmus = typer.Typer(help="Litmus tests of update sequences.", no_args_is_help=True)
+app.add_typer(litmus, name="litmus")
+
+
+@litmus.command("list")
+def litmus_list() -> int:
+    """The catalogue: id, seed, what is forbidden."""
+    from cocotb_tests.litmus_command import list_litmus
+
+    return list_litmus()
+
+
+@litmus.command("explore")
+def litmus_explore(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="All by default.")] = None,
+    twin: Annotated[bool, typer.Option("--twin", help="The broken twin instead.")] = False,
+    json: Json = None,
+) -> int:
+    """Try every interleaving; print the outcomes, and for a forbidden one its schedule."""
+    if json is not None:
+        check_folder("--json", json.parent)
+    from cocotb_tests.litmus_command import explore_litmus
+
+    return explore_litmus(ids or (), twin, json)
+
+
 def _complain(text: str) -> int:
     print("twodim: " + " ".join(text.split()), file=sys.stderr)
     return 2

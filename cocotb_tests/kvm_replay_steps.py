@@ -1,0 +1,227 @@
+"""The steps of a recording as operations of the model: what the capturing process asked of KVM and of its memory.
+
+Steps on the host's memory do nothing here: the recorded tables and notifier calls say what came of them.
+"""
+
+from typing import TYPE_CHECKING
+
+from cocotb_tests.inputs.kvm_recording import KvmRecord
+from cocotb_tests.kvm_replay_host import HostView
+from pymodel.host.regions import Region
+from pymodel.kvm import dirty, roots, slot_ops
+from pymodel.kvm.effects import KvmAgent
+from pymodel.kvm.fault import prefault
+from pymodel.kvm.hardware import FETCH, GUEST_PAGE, READ, WRITE
+from pymodel.kvm.memslots import Memslot
+from pymodel.kvm.vcpu import Access, Instruction, run_guest
+from pymodel.kvm.version import version_for
+from pymodel.kvm.vm import FLUSH_GUEST, Vcpu, Vm
+
+if TYPE_CHECKING:
+    from cocotb_tests.kvm_replay_engine import Replay
+
+__all__ = ["guest", "perform"]
+
+_CODE = 0xF0000000
+_OFFSETS = {"guest_read": 0x00, "guest_write": 0x20, "guest_rmw": 0x60, "guest_read_then_write": 0x80}
+_LONG = 0x100
+_CAP_MANUAL_PROTECT, _CAP_QUIRKS, _QUIRK_ZAP_ALL = 168, 213, 0x80
+_EINVAL = 22
+
+
+def perform(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    """Do one step. Raises `Mismatch` where its result differs from the recorded one."""
+    name = op.fields["op"]
+    if name.startswith("guest_"):
+        _guest(replay, op, end)
+    elif name in _STEPS:
+        _STEPS[name](replay, op, end)
+    elif name not in replay.result.skipped:
+        replay.result.skipped.append(name)
+
+
+def _vm(replay: "Replay", op: KvmRecord) -> Vm:
+    if replay.vm is None:
+        replay.matcher.fail("a VM", "none: this step comes before create_vm", op.line)
+        raise AssertionError
+    return replay.vm
+
+
+def _create_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    version = version_for(replay.recording.header.kernel)
+    replay.vm = Vm(version, HostView(replay.host), replay.new_frame, params=replay.params, release=replay.release_frame)
+    replay.matcher.vm = replay.vm
+
+
+def _create_vcpus(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    vm = _vm(replay, op)
+    for ident in range(op.fields["n"]):
+        vcpu = Vcpu(ident)
+        if vm.version.load_flushes_guest:
+            vcpu.requests.add(FLUSH_GUEST)
+        vm.vcpus.append(vcpu)
+
+
+def _region(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    replay.host.regions.add(Region(op.fields["hva"], op.fields["len"], str(op.fields["kind"])))
+
+
+def _memslot(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    if end is not None and end.fields.get("ret", 0):
+        return
+    vm, fields = _vm(replay, op), op.fields
+    change = fields["change"]
+    if change == "create":
+        slot = Memslot(fields["slot"], fields["base_gfn"], fields["npages"], fields["hva"], fields["flags"])
+        replay.do(slot_ops.create(vm, slot))
+    elif change == "delete":
+        replay.do(slot_ops.delete(vm, fields["slot"]))
+    elif change == "move":
+        replay.do(slot_ops.move(vm, fields["slot"], fields["base_gfn"]))
+    elif change == "flags":
+        replay.do(slot_ops.set_flags(vm, fields["slot"], fields["flags"]))
+    else:
+        replay.matcher.fail("a change of a memslot: create, delete, move, flags", str(change), op.line)
+
+
+def _get_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    vm = _vm(replay, op)
+    slot = vm.slots.get(op.fields["slot"])
+    assert slot is not None
+    dirty_pages = replay.do(dirty.get_dirty_log(vm, slot))
+    if end is None or "dirty" not in end.fields:
+        return
+    theirs = {first + index for first, count in end.fields["dirty"] for index in range(count)}
+    if dirty_pages != theirs:
+        wrong = sorted(dirty_pages ^ theirs)[:8]
+        replay.matcher.fail(f"dirty pages, of which {wrong} differ", f"{len(dirty_pages)} pages", end.line)
+
+
+def _clear_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    if end is not None and end.fields.get("ret", 0):
+        return
+    vm, fields = _vm(replay, op), op.fields
+    slot = vm.slots.get(fields["slot"])
+    assert slot is not None
+    bits = [first + index for first, count in fields["bits"] for index in range(count)]
+    replay.do(dirty.clear_dirty_log(vm, slot, fields["first"], bits))
+
+
+def _enable_cap(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    vm, fields = _vm(replay, op), op.fields
+    error = 0
+    if fields["cap"] == _CAP_MANUAL_PROTECT:
+        vm.params.manual_protect = bool(fields["arg"] & 1)
+        vm.params.initially_set = bool(fields["arg"] & 2)
+    elif fields["cap"] == _CAP_QUIRKS:
+        if not vm.version.slot_zap_quirk:
+            error = _EINVAL
+        elif fields["arg"] & _QUIRK_ZAP_ALL:
+            vm.params.slot_zap_all = False
+    _result(replay, end, error)
+
+
+def _result(replay: "Replay", end: KvmRecord | None, error: int) -> None:
+    if end is not None and end.fields.get("errno", 0) != error:
+        replay.matcher.fail(f"errno {end.fields.get('errno')}", f"errno {error}", end.line)
+
+
+def _host_set(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    params, value = replay.params, str(op.fields["value"])
+    what = op.fields["what"]
+    if what == "eager_page_split":
+        params.eager_page_split = value == "Y"
+    elif what == "nx_huge_pages_recovery_ratio":
+        params.recovery_ratio = int(value)
+    elif what == "nx_huge_pages":
+        wanted = value in ("force", "Y", "1")
+        if wanted != params.nx_huge_pages:
+            params.nx_huge_pages = wanted
+            if replay.vm is not None:
+                replay.do(roots.zap_all_fast(replay.vm))
+
+
+def _set_sregs(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    vm = _vm(replay, op)
+    vcpu = vm.vcpus[op.fields["vcpu"]]
+    replay.guest_tables = op.fields.get("cr3") if op.fields.get("mode") == "long" else None
+    replay.do(roots.free_roots(vm, vcpu))
+
+
+def _pre_fault(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    vm, fields = _vm(replay, op), op.fields
+    if not vm.version.pre_fault:
+        _result(replay, end, _EINVAL)
+        return
+    _result(replay, end, replay.do(prefault(vm, vm.vcpus[fields["vcpu"]], fields["gpa"], fields["size"])))
+
+
+def _destroy_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    replay.do(roots.destroy(_vm(replay, op)))
+    replay.host_events()
+    replay.vm = None
+
+
+_STEPS = {
+    "create_vm": _create_vm,
+    "create_vcpus": _create_vcpus,
+    "host_region": _region,
+    "host_mmap_fixed": _region,
+    "memslot": _memslot,
+    "get_dirty_log": _get_dirty_log,
+    "clear_dirty_log": _clear_dirty_log,
+    "enable_cap": _enable_cap,
+    "host_set": _host_set,
+    "set_sregs": _set_sregs,
+    "pre_fault": _pre_fault,
+    "destroy_vm": _destroy_vm,
+}
+
+
+def guest(replay: "Replay", vm: Vm, op: KvmRecord) -> KvmAgent[int]:
+    """The vCPU that does the accesses of this step."""
+    fields = op.fields
+    program: list[Instruction] = []
+    for index in range(fields["n"]):
+        program += _program(replay, str(fields["op"]), fields["gpa"] + index * fields["stride"])
+    return run_guest(vm, vm.vcpus[fields["vcpu"]], program)
+
+
+def _guest(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+    error = replay.do(guest(replay, _vm(replay, op), op))
+    if end is not None and isinstance(end.fields.get("ret"), int) and end.fields["ret"] != -error:
+        replay.matcher.fail(f"result {end.fields['ret']}", f"result {-error}", end.line)
+
+
+def _program(replay: "Replay", name: str, gpa: int) -> list[Instruction]:
+    """The guest's instructions for one access; its code stands in slot 0, `guest_exec` runs the page itself."""
+    if name == "guest_exec":
+        return [Instruction((*_guest_walk(replay, gpa), Access(gpa, FETCH)))]
+    code = _CODE + _OFFSETS[name] + (0 if replay.guest_tables is None else _LONG)
+    before = (*_guest_walk(replay, code), Access(code, FETCH), *_guest_walk(replay, gpa))
+    read, write = Access(gpa, READ), Access(gpa, WRITE)
+    kinds = {
+        "guest_read": ((read,),),
+        "guest_write": ((write,),),
+        "guest_rmw": ((read, write),),
+        "guest_read_then_write": ((read,), (write,)),
+    }[name]
+    return [Instruction((*before, *accesses), page_table_write=accesses == (write,)) for accesses in kinds]
+
+
+def _guest_walk(replay: "Replay", address: int) -> tuple[Access, ...]:
+    """The guest's own page walk, as the capture's guest is set up: one table a level behind CR3, identity mapped.
+
+    1G pages but in the second gigabyte, 2M pages there but in its first 2M, which has 4K pages. The emulated CPU
+    opens each entry for writing, because it may have to set A or D.
+    """
+    base = replay.guest_tables
+    if base is None:
+        return ()
+    second, first = address >> 30 == 1, address >> 21 == 512
+    entries = [base + 8 * (address >> 39 & 511), base + 0x1000 + 8 * (address >> 30 & 511)]
+    if second:
+        entries.append(base + 0x2000 + 8 * (address >> 21 & 511))
+    if first:
+        entries.append(base + 0x3000 + 8 * (address >> 12 & 511))
+    return tuple(Access(entry, WRITE, GUEST_PAGE) for entry in entries)

@@ -1,0 +1,59 @@
+"""The CPU's nested walk, as far as KVM sees it: faults with their error codes, A and D bits (facts A3, K).
+
+The TLB is not modelled: every access walks. The emulated CPU of the recordings empties its TLB at each entry.
+"""
+
+from pymodel.effects import FetchOr, Load
+from pymodel.kvm.effects import KvmAgent
+from pymodel.kvm.spte import ADDRESS, LARGE, WRITABLE, SpteFormat
+from pymodel.kvm.vm import Table
+
+__all__ = ["FETCH", "FINAL", "GUEST_PAGE", "READ", "WRITE", "nested_walk"]
+
+READ, WRITE, FETCH = "read", "write", "fetch"
+FINAL = 1 << 32
+"""PFERR_GUEST_FINAL: the access itself faulted."""
+GUEST_PAGE = 1 << 33
+"""PFERR_GUEST_PAGE: a read of the guest's own page table faulted."""
+
+_PRESENT, _WRITE, _USER, _RESERVED, _FETCH = 1, 2, 4, 8, 16
+
+
+def nested_walk(
+    fmt: SpteFormat, root: Table, gpa: int, access: str, *, origin: int = FINAL, address_bits: int = 40
+) -> KvmAgent[int | None]:
+    """Walk for one access; None and A (and D) set, or the error code of the fault.
+
+    A reserved bit is reported without P, as the emulator of the recordings does (facts K: 0xc, not 0xd).
+    """
+    code = _USER | {READ: 0, WRITE: _WRITE, FETCH: _FETCH}[access]
+    table, level = root.frame << 12, root.level
+    writable, executable = True, True
+    gfn = gpa >> 12
+    reserved = ADDRESS & ~((1 << address_bits) - 1)
+    while True:
+        address = table + 8 * (gfn >> 9 * (level - 1) & 511)
+        entry: int = yield Load(address)
+        if not entry & fmt.hw_present:
+            return origin | code
+        if fmt.is_mmio(entry) or _bad(fmt, entry, reserved):
+            return origin | code | _RESERVED
+        writable = writable and bool(entry & WRITABLE)
+        executable = executable and fmt.allows(entry, write=False, execute=True)
+        if level == 1 or entry & LARGE:
+            break
+        if fmt.ad_enabled and not entry & fmt.accessed:
+            yield FetchOr(address, fmt.accessed)
+        table, level = entry & ADDRESS, level - 1
+    if (code & _WRITE and not writable) or (code & _FETCH and not executable):
+        return origin | code | _PRESENT
+    if fmt.ad_enabled:
+        wanted = fmt.accessed | (fmt.dirty if code & _WRITE else 0)
+        if wanted & ~entry:
+            yield FetchOr(address, wanted)
+    return None
+
+
+def _bad(fmt: SpteFormat, entry: int, reserved: int) -> bool:
+    """An entry that the CPU refuses: address bits beyond its width, in an entry that KVM did not make live."""
+    return bool(entry & reserved) and not entry & fmt.live

@@ -1,0 +1,50 @@
+"""Emulated MMIO: entries that hold the gfn and the slots' generation, and the vCPU's one-page cache (facts A2, C1)."""
+
+from pymodel.effects import Load
+from pymodel.kvm.effects import KvmAgent, Trace
+from pymodel.kvm.spte import ADDRESS, GEN_BITS
+from pymodel.kvm.vm import Vcpu, Vm
+
+__all__ = ["cache_mmio", "handle_mmio_fault", "mmio_generation"]
+
+
+def mmio_generation(vm: Vm) -> int:
+    """The part of the slots' generation that fits an entry (MMIO_SPTE_GEN_MASK)."""
+    return vm.slots.generation & (1 << GEN_BITS) - 1
+
+
+def cache_mmio(vm: Vm, vcpu: Vcpu, gfn: int) -> None:
+    """vcpu_cache_mmio_info."""
+    vcpu.mmio_gfn = gfn
+    vcpu.mmio_generation = vm.slots.generation
+
+
+def handle_mmio_fault(vm: Vm, vcpu: Vcpu, address: int) -> KvmAgent[int]:
+    """handle_mmio_page_fault: emulate; or invalid where the entry is older than the slots; or retry if it is gone."""
+    version = vm.version
+    gfn = address >> 12
+    if vcpu.mmio_gfn == gfn and vcpu.mmio_generation == vm.slots.generation:
+        return version.ret_emulate
+    spte = yield from _entry(vm, vcpu, gfn)
+    if not vm.fmt.is_mmio(spte):
+        return version.ret_retry
+    current, then = mmio_generation(vm), vm.fmt.mmio_generation(spte)
+    fields = (("spte", spte), ("kvm_gen", current), ("spte_gen", then), ("valid", int(current == then)))
+    yield Trace("check_mmio_spte", fields)
+    if current != then:
+        return version.ret_invalid
+    yield Trace("mmio_page_fault", (("gfn", (spte & ADDRESS & (1 << 51) - 1) >> 12),))
+    cache_mmio(vm, vcpu, gfn)
+    return version.ret_emulate
+
+
+def _entry(vm: Vm, vcpu: Vcpu, gfn: int) -> KvmAgent[int]:
+    """get_mmio_spte: the entry at which a walk for `gfn` ends; empty without a root."""
+    if vcpu.root is None:
+        return vm.fmt.empty
+    table, level = vcpu.root.frame << 12, vcpu.root.level
+    while True:
+        entry: int = yield Load(table + 8 * (gfn >> 9 * (level - 1) & 511))
+        if not vm.fmt.is_table(entry, level):
+            return entry
+        table, level = entry & ADDRESS, level - 1
