@@ -1,0 +1,1 @@
+"""Tests of the litmus catalogue and of its commands."""
