@@ -55,8 +55,9 @@ DEFECTS = (
     ),
     Defect(
         "legal_forgets_domains", _LEGAL + "coverage.py",
-        "self.leaf_domain[did] = submitted",
-        "self.leaf_domain.setdefault(did, submitted)",
+        "            self.leaf_domain[did] = submitted\n"
+        "            _extend(self.pointer_domain.setdefault(did, []), link)\n",
+        "            self.leaf_domain.setdefault(did, submitted)\n",
         "The legal judge takes only the first domain invalidation of a domain for one.",
         "in flight, domain", judges("c"),
         weakens="kill_other_domain",
