@@ -25,6 +25,7 @@ __all__ = ["PACKAGES", "ROOT", "MutantFailed", "Verdicts", "clean", "judge", "mu
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the project."""
 PACKAGES = ("pymodel", "hdl", "cocotb_tests")
+_SHARE = 6  # scenarios of one child on the system as it is
 _TIMEOUT = 600  # seconds of one child; a scenario takes a few
 
 
@@ -94,12 +95,13 @@ def judge(scenario: str, defects: Sequence[Defect] = ()) -> Verdicts:
 
 
 def clean() -> dict[str, Verdicts]:
-    """All scenarios on the system as it is, one child for each parameter set; raises `MutantFailed`."""
+    """All scenarios on the system as it is, several in a child; raises `MutantFailed`."""
     groups: dict[str, list[str]] = {}
     for name, scenario in SCENARIOS.items():
         groups.setdefault(scenario.params, []).append(name)
+    shares = [names[at : at + _SHARE] for names in groups.values() for at in range(0, len(names), _SHARE)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = {name: one for group in pool.map(_child, groups.values()) for name, one in group.items()}
+        found = {name: one for share in pool.map(_child, shares) for name, one in share.items()}
     return {name: found[name] for name in SCENARIOS}
 
 
