@@ -60,7 +60,6 @@ class Ledger:
         self.judge: ArchitecturalIommu | None = None
         if legal:
             self.judge = ArchitecturalIommu(params, self.memory)
-            self.memory.observers.append(self._stored)
         self.protocol: ProtocolChecker | None = ProtocolChecker(params) if protocol else None
         self._events = EventDecoder(params)
         self._error_low = self._events.error_low

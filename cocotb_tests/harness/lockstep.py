@@ -114,6 +114,9 @@ class LockStep(Ledger):
 
     def _cycle(self, obs: int) -> Inputs | None:
         now = self.now
+        if not now and self.judge is not None:
+            # What memory held while the bench was set up is no history: nothing can have cached it.
+            self.memory.observers.append(self._stored)
         model = self.model
         out: Any = model
         if model is None:
