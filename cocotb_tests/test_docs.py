@@ -16,9 +16,9 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_examples_run(page: Path) -> None:
+def test_python_examples_run(page: Path, own_catalogue: None) -> None:
     """Every Python block of the page runs, in order, in one namespace."""
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": page.stem}
     for block in _blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
 
