@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pymodel.litmus import catalogue
+from pymodel.litmus import all_tests
 
 # A shell that starts tests in the background lets them ignore interrupts, and every child inherits that; the tests that
 # interrupt a child need the usual disposition.
@@ -15,4 +15,4 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture
 def own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Litmus tests that the test declares are forgotten after it."""
-    monkeypatch.setattr("pymodel.litmus.catalogue._REGISTRY", dict(catalogue()))
+    monkeypatch.setattr("pymodel.litmus.catalogue._REGISTRY", dict(all_tests()))

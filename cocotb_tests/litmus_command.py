@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cocotb_tests.command import UserError, check_folder, write_whole
 from pymodel.explore import Outcome, diagram
-from pymodel.litmus import Litmus, LitmusResult, Run, catalogue, explore
+from pymodel.litmus import Litmus, LitmusResult, Run, all_tests, explore
 
 __all__ = ["explore_litmus", "list_litmus"]
 
@@ -28,14 +28,14 @@ def _console() -> Console:
 def list_litmus() -> int:
     """Print the catalogue."""
     table = Table("id", "seed", "title", "forbidden", "broken twin", title="Litmus tests", show_lines=True)
-    for test in catalogue().values():
+    for test in all_tests().values():
         table.add_row(*map(escape, (test.id, test.seed, test.title, test.forbidden, test.twin)))
     _console().print(table, markup=False)
     return 0
 
 
 def _choose(ids: Iterable[str]) -> list[Litmus]:
-    tests = catalogue()
+    tests = all_tests()
     chosen = {}
     for name in ids:
         if name.upper() not in tests:

@@ -15,7 +15,7 @@ from pymodel.explore import explore as explore_scenario
 from pymodel.explore.agents import Factory, Failed
 from pymodel.memory import SparseMem
 
-__all__ = ["FAMILIES", "Litmus", "LitmusResult", "Run", "Scenario", "UnknownLitmus", "catalogue", "explore", "litmus"]
+__all__ = ["FAMILIES", "Litmus", "LitmusResult", "Run", "Scenario", "UnknownLitmus", "all_tests", "explore", "litmus"]
 
 FAMILIES = ("split", "collapse", "ordering", "permission")
 """Modules of this package that declare tests. Tests that need the agents of `pymodel.kvm` (L12-L18, L24, L29)
@@ -147,7 +147,7 @@ def litmus(
     return register
 
 
-def catalogue() -> Mapping[str, Litmus]:
+def all_tests() -> Mapping[str, Litmus]:
     """All tests by id, in the order of their ids."""
     for family in FAMILIES:
         import_module(f"pymodel.litmus.{family}")
@@ -156,7 +156,7 @@ def catalogue() -> Mapping[str, Litmus]:
 
 def find(id: str) -> Litmus:
     """The test of this id; raises `UnknownLitmus`."""
-    tests = catalogue()
+    tests = all_tests()
     if id not in tests:
         raise UnknownLitmus(f"litmus id must be one of {', '.join(tests)}, not {id!r}")
     return tests[id]

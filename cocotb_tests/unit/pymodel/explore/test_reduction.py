@@ -7,7 +7,7 @@ import pytest
 from cocotb_tests.unit.pymodel.explore.programs import LATE, PAGES, PD, WORDS, programs, random_machine
 from pymodel.explore import Exploration, IommuAgent, Pending, explore
 from pymodel.explore.iommu_state import IommuState
-from pymodel.litmus import catalogue
+from pymodel.litmus import all_tests
 from pymodel.litmus import explore as explore_litmus
 from pymodel.memory import SparseMem
 
@@ -76,7 +76,7 @@ SMALL = ("L03", "L07", "L09", "L10", "L42", "L43", "L44", "L45")
 @pytest.mark.parametrize("id", SMALL)
 def test_litmus_tests_agree(id: str, twin: bool) -> None:
     """Whole litmus tests of the catalogue."""
-    assert id in catalogue()
+    assert id in all_tests()
     for reduced, plain in zip(explore_litmus(id, twin).runs, explore_litmus(id, twin, reduce=False).runs, strict=True):
         assert lengths(reduced.exploration) == lengths(plain.exploration)
         assert reduced.forbidden == plain.forbidden

@@ -6,14 +6,13 @@ import pytest
 
 from pymodel.effects import Agent, Load, Store, WaitFor
 from pymodel.explore import Outcome
-from pymodel.litmus import Scenario, UnknownLitmus, catalogue, explore, litmus
-from pymodel.litmus import catalogue as catalogue_of
+from pymodel.litmus import Scenario, UnknownLitmus, all_tests, explore, litmus
 from pymodel.memory import SparseMem
 
 WORD = 0x100
 
 
-@pytest.mark.parametrize("id", list(catalogue()))
+@pytest.mark.parametrize("id", list(all_tests()))
 def test_correct_protocol_is_clean(id: str) -> None:
     """Nothing forbidden is reachable, and what has to be reachable is."""
     result = explore(id)
@@ -24,7 +23,7 @@ def test_correct_protocol_is_clean(id: str) -> None:
     assert result.as_expected
 
 
-@pytest.mark.parametrize("id", list(catalogue()))
+@pytest.mark.parametrize("id", list(all_tests()))
 def test_broken_twin_is_caught(id: str) -> None:
     """Each variant of the twin reaches a forbidden outcome, and not because somebody waits forever."""
     result = explore(id, twin=True)
@@ -38,7 +37,7 @@ def test_broken_twin_is_caught(id: str) -> None:
 
 def test_ids_and_texts_are_complete() -> None:
     """Ids sort, belong to a family, and say in words what is forbidden and what the twin breaks."""
-    tests = catalogue_of()
+    tests = all_tests()
     assert list(tests) == sorted(tests)
     assert {"L01", "L02", "L03", "L07", "L09", "L10", "L11", "L42", "L43", "L44", "L45"} <= set(tests)
     for test in tests.values():

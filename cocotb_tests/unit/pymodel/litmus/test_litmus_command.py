@@ -7,7 +7,7 @@ import pytest
 
 from cocotb_tests.command import UserError
 from cocotb_tests.litmus_command import explore_litmus, list_litmus
-from pymodel.litmus import catalogue
+from pymodel.litmus import all_tests
 from pymodel.litmus.catalogue import _REGISTRY
 
 
@@ -15,7 +15,7 @@ def test_list_names_every_test(capsys: pytest.CaptureFixture[str]) -> None:
     """All ids, once each."""
     assert list_litmus() == 0
     text = capsys.readouterr().out
-    assert all(text.count(f" {id} ") == 1 for id in catalogue())
+    assert all(text.count(f" {id} ") == 1 for id in all_tests())
 
 
 def test_explore_shows_outcomes_and_the_schedule_of_a_twin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_unexpected_result_exits_1(capsys: pytest.CaptureFixture[str], monkeypat
     """A correct protocol that reaches something forbidden fails, and shows how."""
     from dataclasses import replace
 
-    broken = catalogue()["L42"]
+    broken = all_tests()["L42"]
     monkeypatch.setitem(_REGISTRY, "L42", replace(broken, build=lambda twin, case: broken.build(True, broken.twins[0])))
     assert explore_litmus(["L42"]) == 1
     text = capsys.readouterr().out
