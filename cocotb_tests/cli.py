@@ -71,8 +71,8 @@ def replay(
     json: Json = None,
 ) -> int:
     """Replay DMA and invalidations of a real machine on the RTL; every answer must equal the recorded one."""
-    from cocotb_tests import replay as command
     from cocotb_tests.harness.installation import wave_format as best
+    from cocotb_tests.replay.run import replay as run_replay
 
     for option, value, low, high in (
         ("--limit", limit, 1, None),
@@ -84,7 +84,7 @@ def replay(
     form: Any = ""
     if waves or wave_format:
         form = wave_format.value if wave_format else best(sim.value)
-    return command.replay(
+    return run_replay(
         file,
         simulator=sim.value,
         waves=form,
@@ -113,9 +113,9 @@ def corpus(
     """Hold golden model and RTL against recorded verdicts on random table images."""
     in_range("--limit", limit, 1)
     in_range("--seed", seed, 0)
-    from cocotb_tests import corpus_run
+    from cocotb_tests.corpus import run
 
-    return corpus_run.run(files, rtl=rtl, simulator=sim.value, limit=limit, seed=seed, json_out=json)
+    return run.run(files, rtl=rtl, simulator=sim.value, limit=limit, seed=seed, json_out=json)
 
 
 @app.command()
@@ -133,9 +133,9 @@ def walk(
     """Walk a table offline and explain every level."""
     in_range("--at", at, 1)
     in_range("--image", image, 0)
-    from cocotb_tests import walk_command
+    from cocotb_tests.walk import command
 
-    return walk_command.run(file, iova, bdf=bdf, write=write, at=at, image=image, as_json=json)
+    return command.run(file, iova, bdf=bdf, write=write, at=at, image=image, as_json=json)
 
 
 @app.command()
@@ -197,11 +197,11 @@ def bench(
     """Measure the RTL against the bounds of the design."""
     if json is not None:
         check_folder("--json", json.parent)
-    from cocotb_tests import bench_run
+    from cocotb_tests.bench import run
     from cocotb_tests.harness.installation import require
 
     require(sim.value)
-    return bench_run.run(sim_speed=sim_speed, json_out=json, quick=quick, check=check, simulator=sim.value)
+    return run.run(sim_speed=sim_speed, json_out=json, quick=quick, check=check, simulator=sim.value)
 
 
 @app.command("kvm-replay")
@@ -209,9 +209,9 @@ def kvm_replay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of a real TDP MMU.")],
 ) -> int:
     """Hold the model of KVM's TDP MMU against recordings of the real one, transition by transition."""
-    from cocotb_tests import kvm_replay as replaying
+    from cocotb_tests.kvm_replay import command
 
-    return replaying.main(files)
+    return command.main(files)
 
 
 litmus = typer.Typer(help="Litmus tests of update sequences.", no_args_is_help=True)

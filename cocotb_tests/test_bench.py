@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cocotb_tests.bench_figures import LATENCIES, PEER, ceiling, peer
-from cocotb_tests.bench_run import bench_params, tasks
+from cocotb_tests.bench.figures import LATENCIES, PEER, ceiling, peer
+from cocotb_tests.bench.run import bench_params, tasks
 from cocotb_tests.harness.cosim import cosimulate
 from cocotb_tests.harness.job import run_job_on_model
 
-JOBS = "cocotb_tests.bench_jobs"
+JOBS = "cocotb_tests.bench.jobs"
 SIMULATOR = "verilator"
 
 each_latency = pytest.mark.parametrize("latency", LATENCIES)

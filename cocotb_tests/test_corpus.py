@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from cocotb_tests import cli, corpus_run
-from cocotb_tests.corpus_rtl import JOB, groups, load_images
+from cocotb_tests import cli
+from cocotb_tests.corpus import run as corpus_run
+from cocotb_tests.corpus.rtl import JOB, groups, load_images
 from cocotb_tests.harness.job import run_job_on_model
 from cocotb_tests.harness.simulators import available
 from cocotb_tests.inputs.corpus import IotlbImage

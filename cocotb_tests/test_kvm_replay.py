@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cocotb_tests import kvm_replay_steps
 from cocotb_tests.inputs.kvm_recording import read_kvm_recording
-from cocotb_tests.kvm_replay import main, replay_file
+from cocotb_tests.kvm_replay import steps
+from cocotb_tests.kvm_replay.command import main, replay_file
 from pymodel.kvm.version import V6_1, V6_12, KvmVersion
 
 _DATA = Path(__file__).parent / "data" / "kvm"
@@ -122,7 +122,7 @@ _TWINS: dict[str, tuple[str, str, KvmVersion]] = {
 @pytest.mark.parametrize("name", _TWINS)
 def test_broken_twin_of_the_model_diverges(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, scenario, version = _TWINS[name]
-    monkeypatch.setattr(kvm_replay_steps, "version_for", lambda release: version)
+    monkeypatch.setattr(steps, "version_for", lambda release: version)
     assert replay_file(_DATA / kernel / f"{scenario}.jsonl.gz").divergence is not None
 
 

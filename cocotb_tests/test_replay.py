@@ -12,8 +12,8 @@ from cocotb_tests.command import UserError
 from cocotb_tests.harness.cosim import cosimulate
 from cocotb_tests.harness.job import run_job_on_model
 from cocotb_tests.harness.simulators import available
-from cocotb_tests.replay import JOB, replay, survey
-from cocotb_tests.replay_faults import same_reason
+from cocotb_tests.replay.faults import same_reason
+from cocotb_tests.replay.run import JOB, replay, survey
 from pymodel.spec.faults import Reason
 from pymodel.spec.params import PRESETS, IommuParams
 
@@ -228,7 +228,7 @@ def test_replay_stops_after_many_mismatches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.snapshot.json.gz")), ids=lambda path: path.name)
 def test_requests_of_a_snapshot_on_verilator(path: Path) -> None:
-    job = "cocotb_tests.snapshot_job:snapshot_job"
+    job = "cocotb_tests.replay.snapshot_job:snapshot_job"
     result = cosimulate("verilator", IommuParams(), job, seed=0, job_parameters={"path": str(path)})
     assert result.summary["requests"] > 1900
     assert result.summary["wrong"] == []

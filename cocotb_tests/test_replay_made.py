@@ -7,7 +7,7 @@ import pytest
 
 from cocotb_tests.harness.cosim import cosimulate
 from cocotb_tests.inputs import InputError
-from cocotb_tests.replay import JOB, survey
+from cocotb_tests.replay.run import JOB, survey
 from cocotb_tests.test_replay import model_run
 from cocotb_tests.unit.inputs.test_vtd_trace import MAP, write
 from pymodel.spec import context as layout

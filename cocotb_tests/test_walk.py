@@ -8,8 +8,8 @@ import pytest
 
 from cocotb_tests import cli
 from cocotb_tests.inputs.snapshot import read_snapshot
-from cocotb_tests.walk_command import explain, parse_bdf
-from cocotb_tests.walk_inputs import load_tables
+from cocotb_tests.walk.command import explain, parse_bdf
+from cocotb_tests.walk.inputs import load_tables
 from pymodel.iommu.types import Request
 from pymodel.memory import PhysMem
 from pymodel.spec import context as layout

@@ -20,7 +20,7 @@ from pymodel.spec.params import PRESETS, IommuParams
 
 PARAMS = IommuParams()
 SMALL = PRESETS["small"]
-JOB, PARAMETERS = "cocotb_tests.bench_jobs:invalidations", {"latency": 7, "walks": True, "rounds": 6}
+JOB, PARAMETERS = "cocotb_tests.bench.jobs:invalidations", {"latency": 7, "walks": True, "rounds": 6}
 WAVES = Path(__file__).resolve().parents[1] / "waves"
 OUTPUTS, EVENTS = "bench_top.iommu.observer.outputs", "bench_top.iommu.observer.happened"
 

@@ -10,14 +10,14 @@ import pytest
 from cocotb_tests.harness.job import run_job_on_model
 from cocotb_tests.inputs import InputError
 from cocotb_tests.inputs.snapshot import read_snapshot
-from cocotb_tests.snapshot_job import agrees
+from cocotb_tests.replay.snapshot_job import agrees
 from pymodel.iommu.translate import translate
 from pymodel.iommu.types import Request
 from pymodel.spec.params import IommuParams
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SNAPSHOTS = sorted(DATA.glob("*.snapshot.json.gz"))
-JOB = "cocotb_tests.snapshot_job:snapshot_job"
+JOB = "cocotb_tests.replay.snapshot_job:snapshot_job"
 
 
 @pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cocotb_tests.corpus_golden import build, compare, compare_sets, outcomes, params_of, sequence
+from cocotb_tests.corpus.golden import build, compare, compare_sets, outcomes, params_of, sequence
 from cocotb_tests.inputs.corpus import Corpus, IotlbImage, LegacyImage, SecondStageImage, read_corpus
 from pymodel.iommu import Outcome, Request, translate
 from pymodel.spec.faults import Reason

@@ -17,7 +17,7 @@ from cocotb_tests.harness.memory_port import MemoryTiming
 from cocotb_tests.harness.scheduler import Drain, Translate, Translation
 from cocotb_tests.inputs import vtd_events as ev
 from cocotb_tests.inputs.vtd_trace import Doorbell, played, read_trace
-from cocotb_tests.replay_faults import FaultLog, same_reason
+from cocotb_tests.replay.faults import FaultLog, same_reason
 from pymodel.effects import Load, ReadRegister, Store, WaitFor, WriteRegister
 from pymodel.memory import PhysMem
 from pymodel.spec.context import RTADDR, TTM_SCALABLE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cocotb_tests.inputs.errors import InputError
 from cocotb_tests.inputs.kvm_recording import read_kvm_recording
-from cocotb_tests.kvm_replay_engine import Replay, ReplayResult
+from cocotb_tests.kvm_replay.engine import Replay, ReplayResult
 
 __all__ = ["main", "report", "replay_file"]
 

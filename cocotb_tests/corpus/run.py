@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cocotb_tests.command import check_folder, command_line, write_whole
-from cocotb_tests.corpus_golden import compare, outcomes, sequence
-from cocotb_tests.corpus_rtl import groups, load_images, run_group
+from cocotb_tests.corpus.golden import compare, outcomes, sequence
+from cocotb_tests.corpus.rtl import groups, load_images, run_group
 from cocotb_tests.harness import simulators
 from cocotb_tests.harness.cosim import CosimFailed
 from cocotb_tests.inputs.corpus import Header, Image, IotlbImage

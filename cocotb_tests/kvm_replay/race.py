@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
-from cocotb_tests.kvm_replay_host import answer_fault, host_agent, interrupted, is_call, wants_lock
-from cocotb_tests.kvm_replay_match import Matcher, Mismatch
-from cocotb_tests.kvm_replay_steps import guest
+from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, is_call, wants_lock
+from cocotb_tests.kvm_replay.match import Matcher, Mismatch
+from cocotb_tests.kvm_replay.steps import guest
 from pymodel import effects as base
 from pymodel.effects import Effect, Load
 from pymodel.kvm.effects import HostFault, HostInterrupt, KvmAgent, KvmEffect, Resched, SpteChanged, Trace
 from pymodel.kvm.vm import Vm
 
 if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay_engine import Replay, Step
+    from cocotb_tests.kvm_replay.engine import Replay, Step
 
 __all__ = ["race"]
 

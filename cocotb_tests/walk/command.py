@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cocotb_tests.command import UserError
-from cocotb_tests.walk_inputs import Tables, load_tables
+from cocotb_tests.walk.inputs import Tables, load_tables
 from pymodel.iommu.context import (
     context_address,
     directory_address,

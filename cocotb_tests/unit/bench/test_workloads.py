@@ -2,7 +2,7 @@
 
 import pytest
 
-from cocotb_tests.workloads import BASE, WORKLOADS, Item, digest
+from cocotb_tests.bench.workloads import BASE, WORKLOADS, Item, digest
 
 # Copied from the list with which the other implementation was measured: digest, requests, pages.
 PUBLISHED = {

@@ -14,8 +14,8 @@ from pymodel.kvm.tdp_mmu import zap_table
 from pymodel.kvm.vm import Vm
 
 if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay_engine import Replay
-    from cocotb_tests.kvm_replay_match import Matcher
+    from cocotb_tests.kvm_replay.engine import Replay
+    from cocotb_tests.kvm_replay.match import Matcher
 
 __all__ = ["HostView", "answer_fault", "host_agent", "interrupted", "is_call", "wants_lock"]
 

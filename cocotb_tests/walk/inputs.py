@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocotb_tests.command import UserError
-from cocotb_tests.corpus_golden import build, params_of
+from cocotb_tests.corpus.golden import build, params_of
 from cocotb_tests.inputs import vtd_events as ev
 from cocotb_tests.inputs.corpus import read_corpus
 from cocotb_tests.inputs.errors import InputError

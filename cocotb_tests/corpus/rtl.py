@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cocotb_tests.corpus_golden import build, compare, invalidation, params_of
+from cocotb_tests.corpus.golden import build, compare, invalidation, params_of
 from cocotb_tests.harness.job import JobContext
 from cocotb_tests.harness.lockstep import LockStep
 from cocotb_tests.harness.memory_port import MemoryTiming
@@ -27,7 +27,7 @@ from pymodel.spec.registers import FAULT_RECORD_OFFSET, GCMD, REGISTERS
 
 __all__ = ["Runner", "corpus_job", "groups", "load_images", "run_group"]
 
-JOB = "cocotb_tests.corpus_rtl:corpus_job"
+JOB = "cocotb_tests.corpus.rtl:corpus_job"
 _QUEUE_BYTES = 4096
 _GROUP = 64  # bytes: context, IOTLB, interrupt, wait
 _ON = GCMD.pack(te=1, qie=1)

@@ -6,12 +6,12 @@ Memory is ideal: a read is accepted in every cycle, its line comes L cycles late
 from collections.abc import Generator, Iterator
 from typing import Any, TypeAlias, TypeVar
 
+from cocotb_tests.bench.workloads import DELTA, DEVICE, GAP, SIZES, WORKLOADS, Flush, Item
 from cocotb_tests.harness.host import RAM, Device, Domain, Host
 from cocotb_tests.harness.job import JobContext
 from cocotb_tests.harness.lockstep import LockStep
 from cocotb_tests.harness.memory_port import MemoryTiming, Sample
 from cocotb_tests.harness.scheduler import Answer, Drain, Now, Translate, Translation
-from cocotb_tests.workloads import DELTA, DEVICE, GAP, SIZES, WORKLOADS, Flush, Item
 from pymodel.effects import Delay, WaitFor
 from pymodel.memory import PhysMem
 from pymodel.paging.update import map_range

@@ -7,12 +7,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cocotb_tests.bench_run import bench_params
+from cocotb_tests.bench.run import bench_params
+from cocotb_tests.bench.workloads import BASE, DELTA, SIZES, WORKLOADS
 from cocotb_tests.harness.cosim import cosimulate, sim_speed
 from cocotb_tests.harness.lockstep import JUDGES
 from cocotb_tests.harness.stimulus import PARAMETER_SETS, RandomPlan
 from cocotb_tests.random_run import JOB
-from cocotb_tests.workloads import BASE, DELTA, SIZES, WORKLOADS
 from pymodel.effects import run_untimed
 from pymodel.memory import PhysMem
 from pymodel.paging.bulk import BulkWalker
@@ -24,7 +24,7 @@ from pymodel.spec.params import IommuParams
 
 __all__ = ["golden_walks", "speeds"]
 
-_JOBS = "cocotb_tests.bench_jobs"
+_JOBS = "cocotb_tests.bench.jobs"
 _RANDOM_SEED = 12
 
 

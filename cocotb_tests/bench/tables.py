@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from cocotb_tests.bench_figures import PEER, PEER_INVALIDATION, ceiling, peer, peer_latency
+from cocotb_tests.bench.figures import PEER, PEER_INVALIDATION, ceiling, peer, peer_latency
 
 if TYPE_CHECKING:
-    from cocotb_tests.bench_run import Task
+    from cocotb_tests.bench.run import Task
 
 __all__ = ["invalidations", "throughput", "walks"]
 

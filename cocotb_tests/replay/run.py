@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cocotb_tests import replay_report
 from cocotb_tests.command import UserError, check_folder, choose_params, command_line, write_whole
 from cocotb_tests.harness import simulators
 from cocotb_tests.harness.cosim import CosimFailed, build_bench, cosimulate
@@ -18,11 +17,12 @@ from cocotb_tests.inputs import vtd_events as ev
 from cocotb_tests.inputs.errors import InputError
 from cocotb_tests.inputs.vtd_trace import Doorbell, played, read_trace
 from cocotb_tests.progress import Progress
+from cocotb_tests.replay import report as reporting
 from pymodel.spec.params import IommuParams
 
 __all__ = ["Survey", "replay", "survey"]
 
-JOB = "cocotb_tests.replay_job:replay"
+JOB = "cocotb_tests.replay.job:replay"
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def replay(
     report["report"] = str(folder / "report.txt")
     text = json.dumps(report, indent=1) + "\n"
     write_whole(folder / "report.json", text)
-    write_whole(folder / "report.txt", replay_report.render(report))
+    write_whole(folder / "report.txt", reporting.render(report))
     if json_out is not None:
         write_whole(json_out, text)
-    replay_report.show(report)
+    reporting.show(report)
     return 0 if report["verdict"] == "passed" else 1
 
 
@@ -183,7 +183,7 @@ def _report(
             "params": params_to_json(params),
             "cap": hex(params.cap),
             "ecap": hex(params.ecap),
-            "differences": replay_report.capability_differences(header, params),
+            "differences": reporting.capability_differences(header, params),
         },
         "counts": counts,
         "ignored_register_writes": played_.get("ignored", {}),

@@ -6,7 +6,7 @@ Steps on the host's memory do nothing here: the recorded tables and notifier cal
 from typing import TYPE_CHECKING
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
-from cocotb_tests.kvm_replay_host import HostView
+from cocotb_tests.kvm_replay.host import HostView
 from pymodel.host.regions import Region
 from pymodel.kvm import dirty, roots, slot_ops
 from pymodel.kvm.effects import KvmAgent
@@ -18,7 +18,7 @@ from pymodel.kvm.version import version_for
 from pymodel.kvm.vm import FLUSH_GUEST, Vcpu, Vm
 
 if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay_engine import Replay
+    from cocotb_tests.kvm_replay.engine import Replay
 
 __all__ = ["guest", "perform"]
 

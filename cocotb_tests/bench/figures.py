@@ -1,6 +1,6 @@
 """What the benches compare with: figures of another implementation, and the ceilings of this design.
 
-The other implementation's figures were measured with the same request streams (`cocotb_tests.workloads`,
+The other implementation's figures were measured with the same request streams (`cocotb_tests.bench.workloads`,
 equal digests) and an equally ideal memory; they are data here, nothing runs it.
 """
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from cocotb_tests import bench_tables
-from cocotb_tests.bench_figures import LATENCIES, OURS, PEER, PEER_SOURCE
+from cocotb_tests.bench import tables
+from cocotb_tests.bench.figures import LATENCIES, OURS, PEER, PEER_SOURCE
+from cocotb_tests.bench.workloads import WORKLOADS, digest
 from cocotb_tests.command import write_whole
 from cocotb_tests.harness.cosim import CosimFailed, build_bench, cosimulate
 from cocotb_tests.harness.lockstep import JUDGES
-from cocotb_tests.workloads import WORKLOADS, digest
 from pymodel.spec.params import IommuParams
 
 __all__ = ["Task", "bench_params", "measure", "run", "tasks"]
 
-_JOBS = "cocotb_tests.bench_jobs"
+_JOBS = "cocotb_tests.bench.jobs"
 _SEED = 1
 _WIDTH = 120  # columns of the tables where the terminal is narrower
 _EQUAL_PAGES = ("ws64", "hot8", "seq", "multidev")  # workloads in which the size of the IOTLB matters
@@ -109,7 +109,7 @@ def run(
         console = Console(highlight=False, width=_WIDTH)
     try:
         if sim_speed:
-            from cocotb_tests.bench_speed import speeds
+            from cocotb_tests.bench.speed import speeds
 
             report = speeds(console, simulator, quick)
         else:
@@ -137,8 +137,8 @@ def _figures(console: Console, simulator: str, quick: bool, check: bool) -> dict
     report = {
         "ours": OURS, "peer": PEER_SOURCE, "simulator": simulator, "cycles_compared": compared,
         "digests": {name: digest(workload.make()) for name, workload in WORKLOADS.items()},
-        "throughput": bench_tables.throughput(console, wanted), "walks": bench_tables.walks(console, wanted),
-        "invalidations": bench_tables.invalidations(console, wanted),
+        "throughput": tables.throughput(console, wanted), "walks": tables.walks(console, wanted),
+        "invalidations": tables.invalidations(console, wanted),
     }  # fmt: skip
     if check:
         console.print(f"{compared:,} cycles compared with the golden model, none differs")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord, KvmRecording
-from cocotb_tests.kvm_replay_host import answer_fault, host_agent, interrupted, is_call, wants_lock
-from cocotb_tests.kvm_replay_match import Divergence, Matcher, Mismatch, show_record
-from cocotb_tests.kvm_replay_race import race
-from cocotb_tests.kvm_replay_steps import perform
+from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, is_call, wants_lock
+from cocotb_tests.kvm_replay.match import Divergence, Matcher, Mismatch, show_record
+from cocotb_tests.kvm_replay.race import race
+from cocotb_tests.kvm_replay.steps import perform
 from pymodel.host.recorded import RecordedHost
 from pymodel.kvm.effects import (
     HostFault,

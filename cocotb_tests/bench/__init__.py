@@ -1,0 +1,1 @@
+"""`twodim bench`: workloads, isolated latencies and the speed of checking."""

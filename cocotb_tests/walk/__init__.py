@@ -1,0 +1,1 @@
+"""`twodim walk`: one IOVA through the tables of a file, every level explained."""
