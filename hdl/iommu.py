@@ -67,11 +67,11 @@ class Iommu(wiring.Component):
         for level, cache in enumerate(pointers):
             m.submodules[f"walk_cache_{level}"] = cache
         m.submodules.walker = walker = Walker(params)
-        m.submodules.pending = pending = Pending(params)
+        m.submodules.pending_requests = pending = Pending(params)
         m.submodules.completion = completion = Completion(params)
-        m.submodules.queue = queue = InvalidationQueue(params)
+        m.submodules.invalidation = queue = InvalidationQueue(params)
         m.submodules.registers = registers = Registers(params)
-        m.submodules.faults = faults = FaultLog(params)
+        m.submodules.fault_log = faults = FaultLog(params)
         m.submodules.write_buffer = write_buffer = WriteBuffer(params)
         m.submodules.observer = observer = Observer(params)
 
