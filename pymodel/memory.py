@@ -132,10 +132,10 @@ class PhysMem(_Operations):
 
     def load(self, address: int) -> int:
         """The word at `address`."""
-        if address & 7 or address >> ADDRESS_BITS:
+        words = self._words.get(address >> 12)  # no page is ever made outside the 52 bits
+        if address & 7 or (words is None and address >> ADDRESS_BITS):
             _reject(address, 8)
-        words = self._words.get(address >> 12)
-        return 0 if words is None else words[(address >> 3) & 511]
+        return 0 if words is None else words[address >> 3 & 511]
 
     def store(self, address: int, value: int) -> None:
         """Write the word at `address`."""
@@ -148,7 +148,7 @@ class PhysMem(_Operations):
             if not value:
                 return
             words = self._page(address >> 12)
-        index = (address >> 3) & 511
+        index = address >> 3 & 511
         if not self.observers:
             words[index] = value
             return
@@ -172,14 +172,14 @@ class PhysMem(_Operations):
         return int.from_bytes(page[offset : offset + 64], "little")
 
     def pages(self) -> Iterator[int]:
-        """Addresses of the 4 KiB pages that ever held anything but zero, rising."""
+        """Addresses of the 4 KiB pages that held anything but zero since they were last cleared, rising."""
         for number in sorted(self._words):
             yield number << 12
 
     def page_words(self, address: int) -> WordArray | None:
-        """Read-only view of the 512 words of the page at `address`, or None for one never written (all zero).
+        """Read-only view of the 512 words of the page at `address`, or None where nothing was written (all zero).
 
-        The view shows later stores; copy it where a snapshot is wanted.
+        The view shows later stores until the page is cleared; copy it where a snapshot is wanted.
         """
         if address & 4095 or address >> ADDRESS_BITS:
             _reject(address, 4096)
@@ -207,9 +207,10 @@ class PhysMem(_Operations):
             self._changed(address + 8 * index, int(before[index]), int(target[index]))
 
     def clear_page(self, address: int) -> None:
-        """Write zero to the 512 words of the page at `address`."""
+        """Write zero to the 512 words of the page at `address`, and give back what held them."""
         if address >> 12 in self._words or address & 4095:
             self.store_words(address, _FREE_PAGE)
+            del self._words[address >> 12], self._bytes[address >> 12]
 
     def copy(self) -> "PhysMem":
         """Independent memory with the same contents and ranges, without observers."""

@@ -26,9 +26,10 @@ def report(path: Path, result: ReplayResult) -> list[str]:
     if result.oracle_frames:
         counts += f", {result.oracle_frames} frames from the recording"
     divergence = result.divergence
+    notes = [f"note     {path}: {note}" for note in result.notes]
     if divergence is None:
-        return [f"ok       {path}: {counts}"]
-    text = [f"DIVERGED {path}:{divergence.line}: after {counts}", f"  step     {divergence.step}"]
+        return [*notes, f"ok       {path}: {counts}"]
+    text = [*notes, f"DIVERGED {path}:{divergence.line}: after {counts}", f"  step     {divergence.step}"]
     text += [f"  before   {line}" for line in divergence.context]
     return text + [f"  recorded {divergence.expected}", f"  model    {divergence.got}"]
 

@@ -29,6 +29,7 @@ from pymodel.kvm.effects import (
 )
 from pymodel.kvm.invariants import check_entries
 from pymodel.kvm.spte import ADDRESS, pages
+from pymodel.kvm.version import is_known, version_for
 from pymodel.kvm.vm import KvmParams, Table, Vm
 from pymodel.memory import PhysMem
 
@@ -36,6 +37,8 @@ __all__ = ["Replay", "ReplayResult", "Step"]
 
 _KNOWN_BUILDS = ("6.1.0-", "6.12.117+deb12")
 """Kernels with recordings of all calls, so that it is known which probes their compilers left."""
+_RECORDED = ("6.1", "6.12")
+"""Versions of the model that recordings have been held against."""
 _FIRST_TABLE = 1 << 38
 """Frames of the model's tables: far above any that a host has."""
 
@@ -78,8 +81,8 @@ class ReplayResult:
     divergence: Divergence | None = None
     interleavings: int = 0
     """Interleavings that were tried for steps with several vCPUs."""
-    skipped: list[str] = field(default_factory=list)
-    """Steps that the model leaves to the host (they only matter through notifiers)."""
+    notes: list[str] = field(default_factory=list)
+    """What the recording has and the model does not, and whose behaviour stands in for that of an unknown kernel."""
 
 
 class Replay:
@@ -102,9 +105,17 @@ class Replay:
         self.result = ReplayResult(recording.header.scenario, recording.header.kernel)
         self.guest_tables: int | None = None
         """CR3 of a guest that has page tables of its own."""
+        self.control: dict[int, dict[str, int]] = {}
+        """Control registers of each vCPU, as far as they were set."""
         self._frame = _FIRST_TABLE
         self._npt: dict[tuple[int, int], int] = {}
         self.recovering = False
+
+    def note(self, what: str) -> None:
+        """Something that is passed over, to be said aloud."""
+        text = f"not modelled, passed over: {what}"
+        if text not in self.result.notes:
+            self.result.notes.append(text)
 
     def new_frame(self) -> int:
         """A fresh page for a table."""
@@ -117,6 +128,12 @@ class Replay:
 
     def run(self) -> ReplayResult:
         """Replay all steps, up to the first divergence."""
+        kernel = self.recording.header.kernel
+        name = version_for(kernel).name
+        if not is_known(kernel):
+            self.result.notes.append(f"Linux {kernel} is not known; the nearest is modelled, {name}")
+        elif name not in _RECORDED:
+            self.result.notes.append(f"modelled as Linux {name}, which rests on facts.md, not on recordings")
         try:
             for step in _steps(self.recording.records):
                 self._step(step)
@@ -155,7 +172,7 @@ class Replay:
             self.host_events()
             return answer_fault(self.host, effect, self.matcher)
         if isinstance(effect, Resched):
-            return wants_lock(self.matcher)
+            return wants_lock(effect, self.matcher)
         if isinstance(effect, HostInterrupt):
             self.host_events()
             return interrupted(self.matcher)

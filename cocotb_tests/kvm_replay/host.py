@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
 from pymodel.host.recorded import RecordedHost
-from pymodel.kvm import notifier, nx, roots
-from pymodel.kvm.effects import HostFault, HostPage, KvmAgent
+from pymodel.kvm import notifier, nx_recovery, roots
+from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, Resched
 from pymodel.kvm.memslots import Memslot
-from pymodel.kvm.tdp_mmu import zap_table
 from pymodel.kvm.vm import Vm
 
 if TYPE_CHECKING:
@@ -57,8 +56,13 @@ def interrupted(matcher: "Matcher") -> bool:
     return record is not None and (record.name == "vmentry" or record.name in _ENTRY)
 
 
-def wants_lock(matcher: "Matcher") -> bool:
-    """Whether the scheduler wanted the CPU here: the recording flushes in the middle of a zap."""
+def wants_lock(effect: Resched, matcher: "Matcher") -> bool:
+    """Whether the scheduler wanted the CPU here: the recording flushes in the middle of a zap.
+
+    Where nothing is owed a pause leaves no record and does not matter.
+    """
+    if not effect.flush:
+        return False
     record = matcher.peek()
     return record is not None and record.name == "call kvm_flush_remote_tlbs"
 
@@ -100,7 +104,7 @@ def _range_end(replay: "Replay", vm: Vm, start: int, end: int) -> KvmAgent[None]
 
 def _recover(replay: "Replay", vm: Vm) -> KvmAgent[None]:
     replay.recovering = True
-    yield from nx.recover(vm, zap_table)
+    yield from nx_recovery.recover(vm)
     replay.recovering = False
 
 

@@ -124,7 +124,7 @@ class _Run:
         if isinstance(effect, Effect):
             task.answer = base.apply(effect, self.replay.memory)
         elif isinstance(effect, Resched):
-            task.answer = wants_lock(task.matcher)
+            task.answer = wants_lock(effect, task.matcher)
         elif isinstance(effect, HostInterrupt):
             task.answer = interrupted(task.matcher)
         elif isinstance(effect, SpteChanged | Trace):

@@ -1,7 +1,7 @@
 """Ageing: A bits cleared, or without them R and X taken away and remembered (facts C7; tdp_mmu.c)."""
 
-from pymodel.effects import FetchAnd, Store
-from pymodel.kvm.effects import KvmAgent, SpteChanged
+from pymodel.effects import CompareExchange, FetchAnd, Store
+from pymodel.kvm.effects import KvmAgent, SpteChanged, exchange
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.vm import Table, Vm, call, returned
 from pymodel.kvm.walk import TdpIter
@@ -15,13 +15,16 @@ def _accessed(vm: Vm, spte: int) -> bool:
 
 
 def _roots(vm: Vm, slot: Memslot) -> list[Table]:
-    """Newer kernels leave invalid roots alone: nobody runs on them."""
-    older = vm.version.has_change_pte
+    """Newer kernels leave invalid roots alone: nobody runs on them (facts C3)."""
+    older = vm.version.invalid_root_flush
     return [root for root in vm.roots if root.as_id == slot.as_id and (older or not root.invalid)]
 
 
 def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
-    """kvm_tdp_mmu_age_gfn_range: True if a leaf of the range had been accessed."""
+    """kvm_tdp_mmu_age_gfn_range: True if a leaf of the range had been accessed.
+
+    Without a lock (6.15+) an access-tracked entry is left alone where another task changed it: it is young then.
+    """
     fmt = vm.fmt
     yield call("kvm_tdp_mmu_age_gfn_range", range_start=start, range_end=end)
     young = False
@@ -36,7 +39,12 @@ def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
                 new = it.old & ~fmt.accessed
             else:
                 new = fmt.access_track(it.old)
-                yield Store(it.address, new)
+                if vm.version.age_locked and fmt.is_volatile(it.old):
+                    it.old = yield from exchange(it.address, new)
+                elif vm.version.age_locked:
+                    yield Store(it.address, new)
+                elif (yield CompareExchange(it.address, it.old, new)) != it.old:
+                    continue
             yield SpteChanged(it.as_id, it.gfn, it.level, it.old, new)
     yield returned("kvm_tdp_mmu_age_gfn_range", int(young))
     return young

@@ -5,20 +5,20 @@ probe on the function of that name would have shown, so that a recording of a re
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, get_args
 
 from pymodel import effects as base
-from pymodel.effects import CompareExchange, Effect, Load, Store, Words
+from pymodel.effects import CompareExchange, Effect, Load, Store, Words, effect_type
 
-__all__ = ["HostFault", "HostInterrupt", "HostPage", "KvmAgent", "KvmEffect", "MmuLock", "MmuUnlock", "Resched",
-           "SpteChanged", "TlbFlush", "Trace", "exchange", "run_kvm"]  # fmt: skip
+__all__ = ["AllocateNow", "AwaitInvalidations", "HostFault", "HostInterrupt", "HostPage", "KvmAgent", "KvmEffect",
+           "MmuLock", "MmuUnlock", "Resched", "SpteChanged", "SrcuEnter", "SrcuLeave", "SrcuSynchronize", "TlbFlush",
+           "Trace", "Wbinvd", "exchange", "run_kvm"]  # fmt: skip
 
 T = TypeVar("T")
 _ON_MEMORY = frozenset(get_args(Effect))
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class TlbFlush:
     """Every translation of the range must be gone from every TLB before the agent goes on (facts C10).
 
@@ -29,31 +29,66 @@ class TlbFlush:
     pages: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class MmuLock:
     """Take mmu_lock; `write` is the exclusive mode."""
 
     write: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class MmuUnlock:
     """Release mmu_lock."""
 
     write: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class Resched:
     """tdp_mmu_iter_cond_resched: answered with True where the agent must give up the lock for a moment."""
 
+    flush: bool = False
+    """What was zapped so far has to be flushed before the lock is given up."""
 
-@dataclass(frozen=True, slots=True)
+
+@effect_type
+class AllocateNow:
+    """A table page without waiting, under the lock: answered with True where none is at hand (facts C5)."""
+
+
+@effect_type
+class AwaitInvalidations:
+    """kvm_swap_active_memslots: go on only once every notifier range that was begun has ended."""
+
+
+@effect_type
+class Wbinvd:
+    """Write back and invalidate all caches of one physical CPU before the agent goes on (facts C11)."""
+
+    cpu: int
+
+
+@effect_type
+class SrcuEnter:
+    """srcu_read_lock(&kvm->srcu): from here on the memslots that this task finds are not changed under it."""
+
+
+@effect_type
+class SrcuLeave:
+    """srcu_read_unlock(&kvm->srcu)."""
+
+
+@effect_type
+class SrcuSynchronize:
+    """synchronize_srcu(&kvm->srcu): wait for the tasks that entered before, for they may use the old memslots."""
+
+
+@effect_type
 class HostInterrupt:
     """Answered with True where something that is not the guest's doing ends its stay; it enters again at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class SpteChanged:
     """trace_kvm_tdp_mmu_spte_changed: an entry went from `old` to `new`."""
 
@@ -64,7 +99,7 @@ class SpteChanged:
     new: int
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class Trace:
     """A tracepoint (`page_fault`) or a probed function (`call kvm_flush_remote_tlbs`, `ret kvm_tdp_mmu_map`)."""
 
@@ -72,7 +107,7 @@ class Trace:
     fields: tuple[tuple[str, int | str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class HostFault:
     """Resolve `hva` in the primary MMU as get_user_pages does; may sleep and may cause notifier calls."""
 
@@ -83,7 +118,7 @@ class HostFault:
     """Ask the slot's guest_memfd instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@effect_type
 class HostPage:
     """Answer to `HostFault`: `pfn` None where the host refuses the access."""
 
@@ -96,7 +131,21 @@ class HostPage:
 
 
 KvmEffect: TypeAlias = (
-    Effect | TlbFlush | MmuLock | MmuUnlock | Resched | HostInterrupt | SpteChanged | Trace | HostFault
+    Effect
+    | TlbFlush
+    | MmuLock
+    | MmuUnlock
+    | Resched
+    | AllocateNow
+    | AwaitInvalidations
+    | Wbinvd
+    | SrcuEnter
+    | SrcuLeave
+    | SrcuSynchronize
+    | HostInterrupt
+    | SpteChanged
+    | Trace
+    | HostFault
 )
 KvmAgent: TypeAlias = Generator[KvmEffect, Any, T]
 
@@ -114,7 +163,7 @@ def exchange(address: int, new: int) -> KvmAgent[int]:
 def run_kvm(agent: KvmAgent[T], memory: Words, handle: Callable[[KvmEffect], Any]) -> T:
     """Run an agent to its end: memory effects at once, KVM's own through `handle`, whose result is the answer."""
     answer: Any = None
-    send, load, store, compare = agent.send, memory.load, memory.store, memory.compare_exchange
+    send, load, store = agent.send, memory.load, memory.store
     while True:
         try:
             effect = send(answer)
@@ -123,11 +172,9 @@ def run_kvm(agent: KvmAgent[T], memory: Words, handle: Callable[[KvmEffect], Any
         kind = type(effect)
         if kind is Load:
             answer = load(effect.address)  # type: ignore[union-attr]
+        elif kind not in _ON_MEMORY:
+            answer = handle(effect)
         elif kind is Store:
             answer = store(effect.address, effect.value)  # type: ignore[union-attr,func-returns-value]
-        elif kind is CompareExchange:
-            answer = compare(effect.address, effect.expected, effect.new)  # type: ignore[union-attr]
-        elif kind in _ON_MEMORY:
-            answer = base.apply(effect, memory)  # type: ignore[arg-type]
         else:
-            answer = handle(effect)
+            answer = base.apply(effect, memory)  # type: ignore[arg-type]

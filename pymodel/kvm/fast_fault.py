@@ -1,7 +1,5 @@
 """The lockless fast page fault: give back W (dirty logging) or the access bits (access tracking); facts C1 step 2."""
 
-from dataclasses import dataclass
-
 from pymodel.effects import CompareExchange, Load
 from pymodel.kvm.dirty_bitmap import mark_dirty
 from pymodel.kvm.effects import KvmAgent, Trace
@@ -9,68 +7,62 @@ from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.spte import ADDRESS, WRITABLE
 from pymodel.kvm.vm import Vcpu, Vm
 
-__all__ = ["Fault", "fast_page_fault"]
+__all__ = ["Fault", "can_be_fast", "fast_page_fault", "last_entry"]
 
 _PRESENT, _WRITE, _RSVD, _FETCH = 1, 2, 8, 16
 
 
-@dataclass(slots=True)
 class Fault:
     """struct kvm_page_fault: one nested page fault on its way through the MMU."""
 
-    address: int
-    error: int
-    """Error code as reported; bits 32 and 33 say whether the final access or the guest's table walk faulted."""
-    prefetch: bool = False
-    slot: Memslot | None = None
-    pfn: int | None = None
-    """None: no slot (KVM_PFN_NOSLOT)."""
-    map_writable: bool = False
-    mmu_seq: int = 0
-    max_level: int = 3
-    req_level: int = 1
-    goal_level: int = 1
-    huge_page_disallowed: bool = False
-    private: bool = False
-    """The guest asked for private memory (facts C9)."""
-    memory_type: int | None = None
+    __slots__ = ("address", "error", "execute", "gfn", "goal_level", "huge_page_disallowed", "hva", "map_writable",
+                 "max_level", "memory_type", "mmu_seq", "pfn", "prefetch", "present", "private", "req_level", "rsvd",
+                 "slot", "write")  # fmt: skip
 
-    @property
-    def gfn(self) -> int:
-        """Frame number of the faulting address."""
-        return self.address >> 12
-
-    @property
-    def present(self) -> bool:
+    def __init__(
+        self, address: int, error: int, prefetch: bool = False, max_level: int = 3, private: bool = False
+    ) -> None:
+        """`error`: low bits of the code as reported; `private`: the guest asked for private memory (facts C9)."""
+        self.address = address
+        self.gfn = address >> 12
+        self.error = error
+        self.present = error & _PRESENT != 0
         """The entry was there, but forbade the access."""
-        return bool(self.error & _PRESENT)
-
-    @property
-    def write(self) -> bool:
-        """A write."""
-        return bool(self.error & _WRITE)
-
-    @property
-    def rsvd(self) -> bool:
+        self.write = error & _WRITE != 0
+        self.rsvd = error & _RSVD != 0
         """A reserved bit was set: an MMIO entry."""
-        return bool(self.error & _RSVD)
+        self.execute = error & _FETCH != 0
+        self.prefetch = prefetch
+        self.private = private
+        self.slot: Memslot | None = None
+        self.hva = 0
+        """Host address of the frame, with a slot."""
+        self.pfn: int | None = None
+        """None: no slot (KVM_PFN_NOSLOT)."""
+        self.map_writable = False
+        self.memory_type: int | None = None
+        self.mmu_seq = 0
+        self.max_level = max_level
+        self.req_level = 1
+        self.goal_level = 1
+        self.huge_page_disallowed = False
 
-    @property
-    def execute(self) -> bool:
-        """An instruction fetch."""
-        return bool(self.error & _FETCH)
+
+def can_be_fast(vm: Vm, fault: Fault) -> bool:
+    """page_fault_can_be_fast: no MMIO entry, and what is missing may be W or, without A bits, any access."""
+    if fault.rsvd:
+        return False
+    return fault.write if fault.present else not vm.fmt.ad_enabled
 
 
 def fast_page_fault(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
-    """fast_page_fault: fixed, spurious or invalid (not for this path)."""
+    """fast_page_fault of a fault that `can_be_fast`: fixed, spurious or invalid (not for this path)."""
     fmt, version = vm.fmt, vm.version
-    if fault.rsvd or (fmt.ad_enabled if not fault.present else not fault.write):
-        return version.ret_invalid
     result = version.ret_invalid
     old = 0
     address: int | None = None
     for _ in range(5):
-        found = yield from _last_entry(vm, vcpu, fault.gfn)
+        found = yield from last_entry(vm, vcpu, fault.gfn)
         if found is None:
             return result
         address, level, old = found
@@ -93,21 +85,14 @@ def fast_page_fault(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
             result = version.ret_fixed
             break
     now = 0 if address is None else (yield Load(address))
-    yield Trace(
-        "fast_page_fault",
-        (
-            ("vcpu", vcpu.ident),
-            ("addr", fault.address),
-            ("old", old),
-            ("new", now),
-            ("spurious", int(result == version.ret_spurious)),
-            ("fixed", int(result == version.ret_fixed)),
-        ),
-    )
+    if vm.traced:
+        spurious, fixed = int(result == version.ret_spurious), int(result == version.ret_fixed)
+        fields = (("vcpu", vcpu.ident), ("addr", fault.address), ("old", old), ("new", now))
+        yield Trace("fast_page_fault", (*fields, ("spurious", spurious), ("fixed", fixed)))
     return result
 
 
-def _last_entry(vm: Vm, vcpu: Vcpu, gfn: int) -> KvmAgent[tuple[int, int, int] | None]:
+def last_entry(vm: Vm, vcpu: Vcpu, gfn: int) -> KvmAgent[tuple[int, int, int] | None]:
     """kvm_tdp_mmu_fast_pf_get_last_sptep: (address, level, value) where a walk without the lock ends."""
     root = vcpu.root
     if root is None:

@@ -15,7 +15,7 @@ class GfnSet:
         """Starts and ends in turn."""
 
     def __contains__(self, gfn: int) -> bool:
-        return bool(bisect_right(self._edges, gfn) & 1)
+        return bisect_right(self._edges, gfn) & 1 == 1
 
     def change(self, start: int, end: int, present: bool) -> None:
         """Put `start`..`end` (half-open) in, or take it out."""
@@ -26,7 +26,8 @@ class GfnSet:
 
     def mixed(self, start: int, end: int) -> bool:
         """Whether `start`..`end` holds both kinds."""
-        return bisect_right(self._edges, start) != bisect_left(self._edges, end)
+        edges = self._edges
+        return bool(edges) and bisect_right(edges, start) != bisect_left(edges, end)
 
     def ranges(self) -> list[tuple[int, int]]:
         """The ranges, in order."""

@@ -6,23 +6,34 @@ The TLB is not modelled: every access walks. The emulated CPU of the recordings 
 from pymodel.effects import FetchOr, Load
 from pymodel.kvm.effects import KvmAgent
 from pymodel.kvm.spte import ADDRESS, LARGE, WRITABLE, SpteFormat
-from pymodel.kvm.vm import Table
+from pymodel.kvm.vm import PML_ENTRIES, Table
 
-__all__ = ["FETCH", "FINAL", "GUEST_PAGE", "READ", "WRITE", "nested_walk"]
+__all__ = ["FETCH", "FINAL", "GUEST_PAGE", "PML_FULL", "READ", "WRITE", "nested_walk"]
 
 READ, WRITE, FETCH = "read", "write", "fetch"
 FINAL = 1 << 32
 """PFERR_GUEST_FINAL: the access itself faulted."""
 GUEST_PAGE = 1 << 33
 """PFERR_GUEST_PAGE: a read of the guest's own page table faulted."""
+PML_FULL = 1 << 63
+"""Instead of an error code: the access would set D, but the page-modification log is full."""
 
 _PRESENT, _WRITE, _USER, _RESERVED, _FETCH = 1, 2, 4, 8, 16
 
 
 def nested_walk(
-    fmt: SpteFormat, root: Table, gpa: int, access: str, *, origin: int = FINAL, address_bits: int = 40
+    fmt: SpteFormat,
+    root: Table,
+    gpa: int,
+    access: str,
+    *,
+    origin: int = FINAL,
+    address_bits: int = 40,
+    log: list[int] | None = None,
 ) -> KvmAgent[int | None]:
-    """Walk for one access; None and A (and D) set, or the error code of the fault.
+    """Walk for one access; None and A (and D) set, or the error code of the fault, or `PML_FULL`.
+
+    `log`: the page-modification log; a write that sets D of the leaf puts the page's address there (facts C7).
 
     A reserved bit is reported without P, as the emulator of the recordings does (facts K: 0xc, not 0xd).
     """
@@ -50,6 +61,10 @@ def nested_walk(
     if fmt.ad_enabled:
         wanted = fmt.accessed | (fmt.dirty if code & _WRITE else 0)
         if wanted & ~entry:
+            if log is not None and wanted & ~entry & fmt.dirty:
+                if len(log) >= PML_ENTRIES:
+                    return PML_FULL
+                log.append(gpa & ~0xFFF)
             yield FetchOr(address, wanted)
     return None
 

@@ -1,23 +1,43 @@
 """What must hold of the tables at any time, whoever is in the middle of something (facts C12, spte.h).
 
-`check_entries` looks at one root's entries; I1 needs the backing of a gfn, I4 only holds when nobody works.
+`check_entries` looks at one root's entries; I1 needs the backing of gfns, I4 only holds when nobody works.
+`check_held` looks at what hardware still holds (I7).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from pymodel.kvm.spte import ADDRESS, LARGE, WRITABLE, pages
 from pymodel.kvm.vm import Table, Vm
 
-__all__ = ["InvariantError", "check", "check_entries", "entries_of"]
+__all__ = ["Held", "InvariantError", "check", "check_entries", "check_held", "entries_of"]
 
 
 class InvariantError(AssertionError):
     """An invariant of facts C12 does not hold; the message names it."""
 
 
+class Held(NamedTuple):
+    """Frames that a cache entry, a walk or an access in flight may still reach."""
+
+    who: str
+    frame: int
+    frames: int = 1
+
+
+def check_held(held: Iterable[Held], free: Container[int]) -> None:
+    """I7: no frame that may be used again (`free`) is held. Raises `InvariantError` with the first."""
+    for one in sorted(held):
+        for frame in range(one.frame, one.frame + one.frames):
+            if frame in free:
+                raise InvariantError(f"I7: {one.who} still holds frame {frame:#x}, which may be used again")
+
+
 def check(vm: Vm, load: Callable[[int], int], *, settled: bool = False) -> None:
     """All roots. Raises `InvariantError`."""
     for root in vm.roots:
+        if root.frame not in vm.tables:
+            raise InvariantError(f"I3: the root {root.frame:#x} was freed")
         check_entries(vm, root, dict(entries_of(vm, root, load)), settled=settled)
 
 
@@ -41,10 +61,11 @@ def check_entries(
     entries: Mapping[tuple[int, int], int],
     *,
     settled: bool = False,
-    backing: Callable[[int], int | None] | None = None,
+    backing: Mapping[int, int | None] | None = None,
 ) -> None:
-    """One root. `backing`: the frame behind a gfn, None where anything is right. Raises `InvariantError`."""
+    """One root. `backing`: the frame behind each gfn that is looked at, None for no frame. Raises `InvariantError`."""
     fmt = vm.fmt
+    wanted = backing or {}
     seen: dict[int, tuple[int, int]] = {}
     for (level, gfn), value in entries.items():
         place = f"level {level} gfn {gfn:#x} value {value:#x}"
@@ -63,9 +84,9 @@ def check_entries(
             seen[frame] = level, gfn
             continue
         _check_leaf(vm, root, level, gfn, value, place)
-        wanted = backing(gfn) if backing is not None else None
-        if wanted is not None and wanted != fmt.pfn(value):
-            raise InvariantError(f"I1: mapped to another frame than {wanted:#x}, {place}")
+        for one, behind in wanted.items():
+            if gfn <= one < gfn + pages(level) and behind != fmt.pfn(value) + one - gfn:
+                raise InvariantError(f"I1: gfn {one:#x} belongs to frame {behind}, {place}")
     if root.exported and root.invalid:
         raise InvariantError("I6: an exported root became invalid")
 
@@ -76,9 +97,10 @@ def _check_leaf(vm: Vm, root: Table, level: int, gfn: int, value: int, place: st
     if level > 1:
         if fmt.pfn(value) & (span - 1) or not value & LARGE:
             raise InvariantError(f"I2: a huge leaf is not aligned, {place}")
-        slot = None if root.invalid else vm.slots.find(gfn, root.as_id)
-        if slot is not None and gfn + span > slot.end_gfn:
-            raise InvariantError(f"I2: a huge leaf leaves its slot, {place}")
+        for slot in () if root.invalid else vm.slots:
+            overlap = min(gfn + span, slot.end_gfn) - max(gfn, slot.base_gfn)
+            if slot.as_id == root.as_id and 0 < overlap < span:
+                raise InvariantError(f"I2: a huge leaf leaves its slot, {place}")
         if vm.private.mixed(gfn, gfn + span) and not vm.mmu_invalidate_in_progress and not root.invalid:
             raise InvariantError(f"I2: a huge leaf over private and shared pages, {place}")
     if value & WRITABLE and not value & fmt.mmu_writable:

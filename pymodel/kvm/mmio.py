@@ -5,30 +5,35 @@ from pymodel.kvm.effects import KvmAgent, Trace
 from pymodel.kvm.spte import ADDRESS, GEN_BITS
 from pymodel.kvm.vm import Vcpu, Vm
 
-__all__ = ["cache_mmio", "handle_mmio_fault", "mmio_generation"]
+__all__ = ["cache_mmio", "handle_mmio_fault", "is_cached", "mmio_generation"]
 
 
-def mmio_generation(vm: Vm) -> int:
-    """The part of the slots' generation that fits an entry (MMIO_SPTE_GEN_MASK)."""
-    return vm.slots.generation & (1 << GEN_BITS) - 1
+def mmio_generation(vm: Vm, as_id: int) -> int:
+    """The part of the generation of an address space's slots that fits an entry (MMIO_SPTE_GEN_MASK)."""
+    return vm.slots.generation(as_id) & (1 << GEN_BITS) - 1
 
 
 def cache_mmio(vm: Vm, vcpu: Vcpu, gfn: int) -> None:
     """vcpu_cache_mmio_info."""
     vcpu.mmio_gfn = gfn
-    vcpu.mmio_generation = vm.slots.generation
+    vcpu.mmio_generation = vm.slots.generation(vcpu.as_id)
+
+
+def is_cached(vm: Vm, vcpu: Vcpu, gfn: int) -> bool:
+    """vcpu_match_mmio_gpa: the vCPU met this MMIO page last, and the slots are still those of then."""
+    return vcpu.mmio_gfn == gfn and vcpu.mmio_generation == vm.slots.generation(vcpu.as_id)
 
 
 def handle_mmio_fault(vm: Vm, vcpu: Vcpu, address: int) -> KvmAgent[int]:
     """handle_mmio_page_fault: emulate; or invalid where the entry is older than the slots; or retry if it is gone."""
     version = vm.version
     gfn = address >> 12
-    if vcpu.mmio_gfn == gfn and vcpu.mmio_generation == vm.slots.generation:
+    if is_cached(vm, vcpu, gfn):
         return version.ret_emulate
     spte = yield from _entry(vm, vcpu, gfn)
     if not vm.fmt.is_mmio(spte):
         return version.ret_retry
-    current, then = mmio_generation(vm), vm.fmt.mmio_generation(spte)
+    current, then = mmio_generation(vm, vcpu.as_id), vm.fmt.mmio_generation(spte)
     fields = (("spte", spte), ("kvm_gen", current), ("spte_gen", then), ("valid", int(current == then)))
     yield Trace("check_mmio_spte", fields)
     if current != then:

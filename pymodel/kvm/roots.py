@@ -2,10 +2,15 @@
 
 from pymodel.effects import Store
 from pymodel.kvm.effects import KvmAgent, MmuLock, MmuUnlock, Trace
+from pymodel.kvm.errors import EINVAL, KvmError
+from pymodel.kvm.memslots import ADDRESS_SPACES
+from pymodel.kvm.pml import update_logging
+from pymodel.kvm.root_list import EachRoot, put_root
 from pymodel.kvm.tdp_mmu import zap_leafs, zap_root
 from pymodel.kvm.vm import FLUSH, FLUSH_GUEST, FREE_OBSOLETE, Table, Vcpu, Vm, call, flush_all, returned
 
-__all__ = ["destroy", "free_roots", "invalidate_all", "load_root", "prepare_entry", "zap_all_fast", "zap_invalidated"]
+__all__ = ["destroy", "find_root", "free_roots", "invalidate_all", "load_root", "new_root", "prepare_entry", "release",
+           "reload_root", "switch_role", "zap_all_fast", "zap_invalidated"]  # fmt: skip
 
 _NO_ROOT = (1 << 64) - 1
 _PREVIOUS_ROOTS = 3
@@ -13,9 +18,7 @@ _PREVIOUS_ROOTS = 3
 
 def prepare_entry(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     """vcpu_enter_guest: serve the pending requests, in KVM's order, and see that there is a root."""
-    if FREE_OBSOLETE in vcpu.requests:
-        vcpu.requests.discard(FREE_OBSOLETE)
-        yield from _free_obsolete(vm, vcpu)
+    yield from _serve_obsolete(vm, vcpu)
     if FLUSH in vcpu.requests:
         vcpu.requests.discard(FLUSH)
         yield call("svm_flush_tlb_all", vcpu=vcpu.ident)
@@ -23,38 +26,70 @@ def prepare_entry(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     if FLUSH_GUEST in vcpu.requests:
         vcpu.requests.discard(FLUSH_GUEST)
         yield call("svm_flush_tlb_asid", vcpu=vcpu.ident)
+    update_logging(vm, vcpu)
     if vcpu.root is None:
         yield from load_root(vm, vcpu)
 
 
+def reload_root(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
+    """kvm_mmu_reload outside of an entry: let go of an obsolete root, and see that there is one."""
+    yield from _serve_obsolete(vm, vcpu)
+    if vcpu.root is None:
+        yield from load_root(vm, vcpu)
+
+
+def _serve_obsolete(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
+    if FREE_OBSOLETE in vcpu.requests:
+        vcpu.requests.discard(FREE_OBSOLETE)
+        yield from _free_obsolete(vm, vcpu)
+
+
 def load_root(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     """kvm_mmu_load: find a valid root of the role or make one, then flush for it."""
+    yield MmuLock(write=True)
     yield call("kvm_tdp_mmu_alloc_root", vcpu=vcpu.ident)
-    root = next((root for root in vm.roots if not root.invalid and root.as_id == vcpu.as_id), None)
+    root = find_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
     if root is None:
-        root = vm.new_table(vm.params.root_level, 0, vcpu.as_id, 0)
-        root.refcount = 1
-        root.mmu_valid_gen = vm.mmu_valid_gen
-        yield Trace("get_page", (("gfn", 0), ("level", root.level)))
-        if vm.fmt.empty:
-            for index in range(512):
-                yield Store((root.frame << 12) + 8 * index, vm.fmt.empty)
-        vm.roots.append(root)
+        root = yield from new_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
     root.refcount += 1
     vcpu.root = root
+    yield MmuUnlock(write=True)
     yield returned("kvm_tdp_mmu_get_vcpu_root_hpa", root.frame << 12)
     yield call("svm_load_mmu_pgd", vcpu=vcpu.ident, root_hpa=root.frame << 12, root_level=root.level)
     yield call("svm_flush_tlb_current", vcpu=vcpu.ident)
     yield call("svm_flush_tlb_asid", vcpu=vcpu.ident)
 
 
-def put_root(vm: Vm, root: Table) -> KvmAgent[None]:
-    """kvm_tdp_mmu_put_root: the last reference frees the page."""
-    yield call("kvm_tdp_mmu_put_root", root_gfn=0)
-    root.refcount -= 1
-    if root.refcount == 0:
-        vm.roots.remove(root)
-        vm.free_table(root)
+def find_root(vm: Vm, as_id: int, *, guest_mode: bool = False) -> Table | None:
+    """The valid root of a role (facts C0), if there is one."""
+    role = as_id, guest_mode
+    return next((root for root in vm.roots if not root.invalid and (root.as_id, root.guest_mode) == role), None)
+
+
+def new_root(vm: Vm, as_id: int, *, guest_mode: bool = False) -> KvmAgent[Table]:
+    """kvm_tdp_mmu_alloc_root under the lock: an empty root; its one reference is the MMU's own."""
+    root = vm.new_table(vm.params.root_level, 0, as_id, 0, guest_mode)
+    root.refcount = 1
+    root.mmu_valid_gen = vm.mmu_valid_gen
+    yield Trace("get_page", (("gfn", 0), ("level", root.level)))
+    if vm.fmt.empty:
+        for index in range(512):
+            yield Store((root.frame << 12) + 8 * index, vm.fmt.empty)
+    vm.roots.append(root)
+    return root
+
+
+def switch_role(vm: Vm, vcpu: Vcpu, *, as_id: int = 0, guest_mode: bool = False) -> KvmAgent[None]:
+    """kvm_mmu_reset_context: enter or leave system management mode (`as_id` 1), or a guest of the guest.
+
+    The roots of the other roles stay for the next to find. Raises `KvmError` (EINVAL) for an unknown address space.
+    """
+    if not 0 <= as_id < ADDRESS_SPACES:
+        raise KvmError(EINVAL, "as_id", f"0..{ADDRESS_SPACES - 1}", as_id)
+    if (as_id, guest_mode) == (vcpu.as_id, vcpu.guest_mode):
+        return
+    yield from free_roots(vm, vcpu)
+    vcpu.as_id, vcpu.guest_mode = as_id, guest_mode
 
 
 def _free_active(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
@@ -94,14 +129,12 @@ def zap_invalidated(vm: Vm, *, shared: bool = True) -> KvmAgent[None]:
     """kvm_tdp_mmu_zap_invalidated_roots: zap each and drop the MMU's own reference. No flush (facts C3)."""
     yield MmuLock(write=not shared)
     yield call("kvm_tdp_mmu_zap_invalidated_roots")
-    for root in list(vm.roots):
-        if not root.scheduled_zap:
-            continue
-        root.scheduled_zap = False
-        root.refcount += 1
-        yield from zap_root(vm, root, shared=shared)
-        yield from put_root(vm, root)
-        yield from put_root(vm, root)
+    each = EachRoot(vm)
+    while (root := (yield from each.next())) is not None:
+        if root.scheduled_zap:
+            root.scheduled_zap = False
+            yield from zap_root(vm, root, shared=shared)
+            yield from put_root(vm, root)
     yield MmuUnlock(write=not shared)
 
 
@@ -124,7 +157,7 @@ def _zap_exported(vm: Vm) -> KvmAgent[None]:
     flush = False
     for root in [root for root in vm.roots if root.exported and not root.invalid]:
         root.mmu_valid_gen = vm.mmu_valid_gen
-        flush = yield from zap_leafs(vm, root, 0, vm.gfn_limit, flush)
+        flush = yield from zap_leafs(vm, root, 0, vm.gfn_limit, flush, may_block=False)
     if flush:
         yield from flush_all(vm)
 
@@ -134,9 +167,9 @@ def release(vm: Vm) -> KvmAgent[None]:
     yield call("kvm_arch_flush_shadow_all")
     yield MmuLock(write=True)
     yield call("kvm_tdp_mmu_zap_all")
-    for root in list(vm.roots):
+    each = EachRoot(vm)
+    while (root := (yield from each.next())) is not None:
         yield from zap_root(vm, root, shared=False)
-        yield call("kvm_tdp_mmu_put_root", root_gfn=0)
     yield MmuUnlock(write=True)
 
 

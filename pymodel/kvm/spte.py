@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pymodel.kvm.errors import EINVAL, KvmError
+
 __all__ = ["ADDRESS", "GEN_BITS", "LARGE", "WRITABLE", "SpteFormat", "ept", "npt", "pages"]
 
 WRITABLE = 1 << 1
@@ -92,16 +94,19 @@ class SpteFormat:
         executable: bool = True,
         prefetch: bool = False,
         memory_type: int | None = None,
+        tracked: bool = False,
+        protect_only: bool = False,
     ) -> int:
         """make_spte of a direct map whose access is all but what the arguments take away.
 
         D is left out where the old entry looks like a leaf with bit 1 set (an MMIO entry does, too): make_spte takes
-        that for "was writable already".
+        that for "was writable already". `tracked`: writes are to be caught, so that the entry is host-writable at
+        most. `protect_only`: A/D scheme 2, for a guest of the guest whose writes PML does not log (facts A2, C7).
         """
         spte = self.live | self.hw_present | self.user
         spte |= self.memory_type if memory_type is None else memory_type
-        if not self.ad_enabled and self.is_ept:
-            spte |= _AD_DISABLED
+        if self.is_ept:
+            spte |= _AD_DISABLED if not self.ad_enabled else _AD_WRPROT_ONLY if protect_only else 0
         if not prefetch and self.ad_enabled:
             spte |= self.accessed
         spte |= self.exec_on if executable else self.exec_off
@@ -109,7 +114,9 @@ class SpteFormat:
             spte |= LARGE
         spte |= pfn << 12
         if host_writable:
-            spte |= self.host_writable | WRITABLE | self.mmu_writable
+            spte |= self.host_writable
+        if host_writable and not tracked:
+            spte |= WRITABLE | self.mmu_writable
             if self.ad_enabled and not (old & WRITABLE and (level == 1 or old & LARGE)):
                 spte |= self.dirty
         return self.access_track(spte) if prefetch else spte
@@ -135,13 +142,29 @@ class SpteFormat:
         if child_level == 1:
             child &= ~LARGE
             if executable:
-                child = child & ~self.exec_off | self.exec_on
+                child = self._with_execution(child, True)
         return child
 
     def huge_of(self, small: int, level: int, executable: bool) -> int:
         """make_huge_spte (6.13+): the huge page that a small one is part of."""
         huge = (small | LARGE) & ~((pages(level) - 1) << 12)
-        return huge if executable else huge & ~self.exec_on | self.exec_off
+        return huge if executable else self._with_execution(huge, False)
+
+    def _with_execution(self, spte: int, allowed: bool) -> int:
+        """make_spte_executable, make_spte_nonexecutable: of an access-tracked entry the saved X is what counts."""
+        tracked = self.is_access_track(spte)
+        if tracked:
+            spte = self.restore_access_track(spte)
+        spte = spte & ~self.exec_off | self.exec_on if allowed else spte & ~self.exec_on | self.exec_off
+        return self.access_track(spte) if tracked else spte
+
+    def is_volatile(self, spte: int) -> bool:
+        """spte_has_volatile_bits: a live leaf that hardware or the fast path may change without the lock."""
+        if not spte & WRITABLE and spte & self.mmu_writable:
+            return True
+        if not self.ad_enabled:
+            return self.is_access_track(spte)
+        return not spte & self.accessed or bool(spte & WRITABLE and not spte & self.dirty)
 
     def allows(self, spte: int, *, write: bool, execute: bool) -> bool:
         """is_access_allowed: whether a present entry grants the access."""
@@ -216,5 +239,5 @@ def ept(*, suppress_ve_empty: bool, marker: int = 11, ad_enabled: bool = True) -
 
 def _generation(marker: int) -> tuple[tuple[int, int, int], ...]:
     if marker not in (11, 59):
-        raise ValueError(f"the live marker must be bit 11 or 59, not {marker}")
+        raise KvmError(EINVAL, "marker", "bit 11 or 59", marker)
     return _GEN_11 if marker == 11 else _GEN_59

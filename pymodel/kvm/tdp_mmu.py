@@ -4,43 +4,74 @@ Every change of an entry goes through `set_atomic` (shared lock, compare-exchang
 in `changed`, which takes apart a table that the change cut off (facts C3-C6, F2, F3).
 """
 
-from pymodel.effects import CompareExchange, Load, Store
+from pymodel.effects import CompareExchange, FetchAnd, Load, Store
 from pymodel.kvm.effects import KvmAgent, MmuLock, MmuUnlock, Resched, SpteChanged, Trace, exchange
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.nx import untrack
+from pymodel.kvm.root_list import EachRoot
 from pymodel.kvm.spte import LARGE, WRITABLE, pages
 from pymodel.kvm.vm import Table, Vm, call, flush_all, flush_range, returned
 from pymodel.kvm.walk import TdpIter
 
-__all__ = ["clear_range", "link", "new_child", "set_atomic", "set_exclusive", "split", "unmap_range", "zap_atomic",
-           "zap_leafs", "zap_root", "zap_table"]  # fmt: skip
+__all__ = ["clear_bits", "link", "may_yield", "new_child", "protect_range", "set_atomic", "set_exclusive", "split",
+           "unmap_range", "zap_atomic", "zap_leafs", "zap_root", "zap_table"]  # fmt: skip
+
+_MAY_YIELD, _FLUSH_DUE = Resched(flush=False), Resched(flush=True)
+_WORD = (1 << 64) - 1
 
 
-def set_atomic(vm: Vm, it: TdpIter, new: int) -> KvmAgent[bool]:
-    """tdp_mmu_set_spte_atomic: False, with the entry read again, where another task was faster."""
-    if not (yield from _exchange_entry(vm, it, new)):
+def set_atomic(vm: Vm, it: TdpIter, new: int, *, handle_change: bool = True) -> KvmAgent[bool]:
+    """tdp_mmu_set_spte_atomic: False, with the entry read again, where another task was faster.
+
+    `handle_change` False is __tdp_mmu_set_spte_atomic: the caller reports the change.
+    """
+    old = it.old
+    if old == vm.fmt.frozen:
         return False
-    yield from changed(vm, it.as_id, it.gfn, it.old, new, it.level, shared=True)
+    seen = yield CompareExchange(it.address, old, new)
+    if seen != old:
+        it.old = seen
+        return False
+    if handle_change:
+        yield from changed(vm, it.as_id, it.gfn, old, new, it.level, shared=True)
     return True
 
 
-def _exchange_entry(vm: Vm, it: TdpIter, new: int) -> KvmAgent[bool]:
-    if it.old == vm.fmt.frozen:
+def may_yield(vm: Vm, it: TdpIter, *, write: bool, flush: bool = False) -> KvmAgent[bool]:
+    """tdp_mmu_iter_cond_resched: True if the lock was given up, so that the walk begins again from the root.
+
+    `flush`: what is owed is flushed before (facts C2). The walk gets on between two times.
+    """
+    if it.next_gfn == it.yielded_gfn or not (yield _FLUSH_DUE if flush else _MAY_YIELD):
         return False
-    seen = yield CompareExchange(it.address, it.old, new)
-    if seen != it.old:
-        it.old = seen
-        return False
+    if flush:
+        yield from flush_all(vm)
+    yield MmuUnlock(write)
+    yield MmuLock(write)
+    it.restart()
     return True
 
 
 def set_exclusive(vm: Vm, as_id: int, gfn: int, level: int, address: int, old: int, new: int) -> KvmAgent[None]:
     """tdp_mmu_set_spte under the exclusive lock; A and D that hardware sets meanwhile are not lost."""
-    if vm.fmt.is_present(old) and vm.fmt.is_leaf(old, level):
+    if vm.fmt.is_present(old) and vm.fmt.is_leaf(old, level) and vm.fmt.is_volatile(old):
         old = yield from exchange(address, new)
     else:
         yield Store(address, new)
     yield from changed(vm, as_id, gfn, old, new, level, shared=False)
+
+
+def clear_bits(vm: Vm, it: TdpIter, bits: int) -> KvmAgent[None]:
+    """tdp_mmu_clear_spte_bits: hardware may set A or D of a volatile entry at the same time (facts C7, D loss)."""
+    fmt = vm.fmt
+    if not vm.version.clear_bits_atomic:
+        yield from set_exclusive(vm, it.as_id, it.gfn, it.level, it.address, it.old, it.old & ~bits)
+        return
+    if fmt.is_volatile(it.old):
+        it.old = yield FetchAnd(it.address, ~bits & _WORD)
+    else:
+        yield Store(it.address, it.old & ~bits)
+    yield SpteChanged(it.as_id, it.gfn, it.level, it.old, it.old & ~bits)
 
 
 def changed(vm: Vm, as_id: int, gfn: int, old: int, new: int, level: int, *, shared: bool) -> KvmAgent[None]:
@@ -48,15 +79,18 @@ def changed(vm: Vm, as_id: int, gfn: int, old: int, new: int, level: int, *, sha
     if old == new:
         return
     fmt = vm.fmt
-    was_present, is_present = fmt.is_present(old), fmt.is_present(new)
-    was_leaf = was_present and fmt.is_leaf(old, level)
-    is_leaf = is_present and fmt.is_leaf(new, level)
-    if was_leaf and is_leaf and fmt.pfn(old) != fmt.pfn(new):
-        raise AssertionError(f"gfn {gfn:#x}: a live leaf changed its pfn, {old:#x} -> {new:#x} (facts F2)")
-    if was_present and not was_leaf and is_present and not is_leaf and fmt.pfn(old) != fmt.pfn(new):
+    live = fmt.live
+    if not old & live:
+        yield SpteChanged(as_id, gfn, level, old, new)
+        return
+    was_leaf, is_leaf = fmt.is_leaf(old, level), fmt.is_leaf(new, level)
+    stays = bool(new & live) and is_leaf == was_leaf
+    if stays and fmt.pfn(old) != fmt.pfn(new):
+        if was_leaf:
+            raise AssertionError(f"gfn {gfn:#x}: a live leaf changed its pfn, {old:#x} -> {new:#x} (facts F2)")
         raise AssertionError(f"gfn {gfn:#x}: a live table changed its child, {old:#x} -> {new:#x} (facts F3)")
     yield SpteChanged(as_id, gfn, level, old, new)
-    if was_present and not was_leaf and (is_leaf or not is_present):
+    if not was_leaf and not stays:
         yield from _removed(vm, vm.tables[fmt.pfn(old)], shared=shared)
 
 
@@ -82,7 +116,10 @@ def _removed(vm: Vm, table: Table, *, shared: bool) -> KvmAgent[None]:
             old = yield Load(address)
             if not old & fmt.live:
                 continue
-            old = yield from exchange(address, frozen)
+            if fmt.is_leaf(old, level) and fmt.is_volatile(old):
+                old = yield from exchange(address, frozen)
+            else:
+                yield Store(address, frozen)
         gfn = table.gfn + index * span
         if old & fmt.live and level > 1 and not old & LARGE:
             yield from changed(vm, table.as_id, gfn, old, frozen, level, shared=shared)
@@ -138,7 +175,7 @@ def zap_atomic(vm: Vm, it: TdpIter) -> KvmAgent[bool]:
         yield from flush_range(vm, it.gfn, pages(it.level))
         yield Store(it.address, fmt.empty)
     else:
-        if not (yield from _exchange_entry(vm, it, fmt.frozen)):
+        if not (yield from set_atomic(vm, it, fmt.frozen, handle_change=False)):
             return False
         yield from flush_range(vm, it.gfn, pages(it.level))
         yield Store(it.address, fmt.empty)
@@ -148,31 +185,35 @@ def zap_atomic(vm: Vm, it: TdpIter) -> KvmAgent[bool]:
 
 
 def zap_table(vm: Vm, table: Table) -> KvmAgent[bool]:
-    """kvm_tdp_mmu_zap_sp (NX recovery): empty the entry that points to `table`; the caller flushes."""
-    yield call("kvm_tdp_mmu_zap_sp", sp_gfn=table.gfn)
+    """kvm_tdp_mmu_zap_sp (NX recovery): empty the entry that points to `table`; the caller flushes.
+
+    From 6.18 on (kvm_tdp_mmu_zap_possible_nx_huge_page) under the shared lock: only what still points to the table.
+    """
+    fmt, shared, level = vm.fmt, vm.version.nx_recovery_shared, table.level + 1
+    yield call("kvm_tdp_mmu_zap_possible_nx_huge_page" if shared else "kvm_tdp_mmu_zap_sp", sp_gfn=table.gfn)
     if not table.parent:
         return False
     old = yield Load(table.parent)
-    if not vm.fmt.is_present(old):
+    if not shared:
+        if not fmt.is_present(old):
+            return False
+        yield from set_exclusive(vm, table.as_id, table.gfn, level, table.parent, old, fmt.empty)
+        return True
+    if not fmt.is_table(old, level) or fmt.pfn(old) != table.frame:
         return False
-    yield from set_exclusive(vm, table.as_id, table.gfn, table.level + 1, table.parent, old, vm.fmt.empty)
+    if (yield CompareExchange(table.parent, old, fmt.empty)) != old:
+        return False
+    yield from changed(vm, table.as_id, table.gfn, old, fmt.empty, level, shared=True)
     return True
 
 
-def zap_leafs(vm: Vm, root: Table, start: int, end: int, flush: bool) -> KvmAgent[bool]:
-    """tdp_mmu_zap_leafs: empty every leaf that the range touches; tables stay. True: a flush is owed.
-
-    Before the lock is given up in between, what was zapped so far is flushed (facts C2).
-    """
+def zap_leafs(vm: Vm, root: Table, start: int, end: int, flush: bool, may_block: bool = True) -> KvmAgent[bool]:
+    """tdp_mmu_zap_leafs: empty every leaf that the range touches; tables stay. True: a flush is owed."""
     it = TdpIter(vm, root, start, min(end, vm.gfn_limit))
     fmt = vm.fmt
     while (yield from it.step()):
-        if flush and (yield Resched()):
-            yield from flush_all(vm)
+        if may_block and (yield from may_yield(vm, it, write=True, flush=flush)):
             flush = False
-            yield MmuUnlock(write=True)
-            yield MmuLock(write=True)
-            it.restart()
             continue
         if not it.old & fmt.live or not fmt.is_leaf(it.old, it.level):
             continue
@@ -192,10 +233,9 @@ def unmap_range(vm: Vm, slot: Memslot, start: int, end: int, flush: bool, may_bl
         range_may_block=int(may_block),
         flush=int(flush),
     )
-    for root in list(vm.roots):
-        if root.as_id == slot.as_id:
-            flush = yield from zap_leafs(vm, root, start, end, flush)
-            yield call("kvm_tdp_mmu_put_root", root_gfn=0)
+    each = EachRoot(vm, slot.as_id)
+    while (root := (yield from each.next())) is not None:
+        flush = yield from zap_leafs(vm, root, start, end, flush, may_block)
     yield returned("kvm_tdp_mmu_unmap_gfn_range", int(flush))
     return flush
 
@@ -208,6 +248,8 @@ def zap_root(vm: Vm, root: Table, *, shared: bool) -> KvmAgent[None]:
         it = TdpIter(vm, root, 0, vm.gfn_limit, level)
         empty = vm.fmt.empty
         while (yield from it.step()):
+            if (yield from may_yield(vm, it, write=not shared)):
+                continue
             if not vm.fmt.is_present(it.old) or it.level > level:
                 continue
             if not shared:
@@ -217,14 +259,18 @@ def zap_root(vm: Vm, root: Table, *, shared: bool) -> KvmAgent[None]:
                     pass
 
 
-def clear_range(vm: Vm, root: Table, start: int, end: int, min_level: int) -> KvmAgent[bool]:
-    """wrprot_gfn_range: take W from every leaf of the range; True if one had it."""
+def protect_range(vm: Vm, root: Table, start: int, end: int, min_level: int, bits: int = WRITABLE) -> KvmAgent[bool]:
+    """wrprot_gfn_range, and clear_dirty_gfn_range with D as `bits`: of every leaf of the range; True if one had it."""
     it = TdpIter(vm, root, start, end, min_level)
     fmt = vm.fmt
     found = False
     while (yield from it.step()):
-        while it.old & fmt.live and it.old & WRITABLE and fmt.is_leaf(it.old, it.level):
-            if (yield from set_atomic(vm, it, it.old & ~WRITABLE)):
+        while True:
+            if (yield from may_yield(vm, it, write=False)):
+                break
+            if not it.old & fmt.live or not it.old & bits or not fmt.is_leaf(it.old, it.level):
+                break
+            if (yield from set_atomic(vm, it, it.old & ~bits)):
                 found = True
                 break
     return found

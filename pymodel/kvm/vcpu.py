@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pymodel.kvm.dirty_bitmap import mark_dirty
 from pymodel.kvm.dirty_ring import ring_full
-from pymodel.kvm.effects import HostInterrupt, KvmAgent, Trace
+from pymodel.kvm.effects import HostInterrupt, KvmAgent, SrcuEnter, SrcuLeave, Trace
 from pymodel.kvm.fault import page_fault
-from pymodel.kvm.hardware import FETCH, FINAL, WRITE, nested_walk
+from pymodel.kvm.hardware import FETCH, FINAL, PML_FULL, WRITE, nested_walk
+from pymodel.kvm.mmio import is_cached
+from pymodel.kvm.pml import flush_buffer
 from pymodel.kvm.roots import prepare_entry
 from pymodel.kvm.vm import Vcpu, Vm, returned
 
@@ -56,9 +59,11 @@ def run_guest(vm: Vm, vcpu: Vcpu, program: Iterable[Instruction]) -> KvmAgent[in
         fault: tuple[Access, int] | None = None
         if (yield HostInterrupt()):
             entered = False
+            yield from flush_buffer(vm, vcpu)
             continue
+        log = vcpu.pml if vcpu.pml_enabled else None
         for access in instructions[index].accesses:
-            error = yield from nested_walk(vm.fmt, vcpu.root, access.gpa, access.kind, origin=access.origin)
+            error = yield from nested_walk(vm.fmt, vcpu.root, access.gpa, access.kind, origin=access.origin, log=log)
             if error is not None:
                 fault = access, error
                 break
@@ -67,8 +72,13 @@ def run_guest(vm: Vm, vcpu: Vcpu, program: Iterable[Instruction]) -> KvmAgent[in
             continue
         access, error = fault
         entered = False
-        yield Trace("vmexit", (("reason", "npf"),))
+        yield Trace("vmexit", (("reason", "pml_full" if error == PML_FULL else "npf"),))
+        yield from flush_buffer(vm, vcpu)
+        if error == PML_FULL:
+            continue
+        yield SrcuEnter()
         outcome = yield from page_fault(vm, vcpu, access.gpa, error)
+        yield SrcuLeave()
         if outcome.error:
             yield Trace("exit", (("exit", "error"), ("errno", outcome.error)))
             return outcome.error
@@ -76,7 +86,7 @@ def run_guest(vm: Vm, vcpu: Vcpu, program: Iterable[Instruction]) -> KvmAgent[in
             if _retried(vm, vcpu, instructions[index], access):
                 yield returned("kvm_mmu_page_fault", 1)
                 continue
-            if not (yield from _emulate(vm, instructions[index])):
+            if not (yield from _emulate(vm, vcpu, instructions[index])):
                 return EMULATION_FAILED
             index += 1
     while not entered or (yield HostInterrupt()):
@@ -84,6 +94,7 @@ def run_guest(vm: Vm, vcpu: Vcpu, program: Iterable[Instruction]) -> KvmAgent[in
         yield Trace("vmentry")
         entered = True
     yield Trace("vmexit", (("reason", "hlt"),))
+    yield from flush_buffer(vm, vcpu)
     return 0
 
 
@@ -91,21 +102,27 @@ def _retried(vm: Vm, vcpu: Vcpu, instruction: Instruction, access: Access) -> bo
     """retry_instruction: let the guest try once more, in case a write-protected page was in the way."""
     place = (instruction.accesses[0].gpa, access.gpa)
     last, vcpu.last_retry = vcpu.last_retry, None
-    cached = vcpu.mmio_gfn == access.gpa >> 12 and vcpu.mmio_generation == vm.slots.generation
+    cached = is_cached(vm, vcpu, access.gpa >> 12)
     if not vm.version.emulator_retries or cached or instruction.page_table_write or last == place:
         return False
     vcpu.last_retry = place
     return True
 
 
-def _emulate(vm: Vm, instruction: Instruction) -> KvmAgent[bool]:
-    """x86_emulate_instruction: accesses without memory behind them leave to userspace; False without code."""
+def _emulate(vm: Vm, vcpu: Vcpu, instruction: Instruction) -> KvmAgent[bool]:
+    """x86_emulate_instruction: accesses without memory behind them leave to userspace; False without code.
+
+    What the emulator itself writes, to a page whose writes are tracked, is dirty as if the guest had written it.
+    """
     yield returned("kvm_mmu_page_fault", 0)
     for access in instruction.accesses:
-        slot = vm.slots.find(access.gpa >> 12)
+        slot = vm.slots.find(access.gpa >> 12, vcpu.as_id)
         if access.kind == FETCH and slot is None:
             yield Trace("exit", (("exit", "internal_error"),))
             return False
-        if access.kind != FETCH and (slot is None or (access.kind == WRITE and slot.readonly)):
-            yield Trace("exit", (("exit", "mmio"), ("gpa", access.gpa), ("write", int(access.kind == WRITE))))
+        write = access.kind == WRITE
+        if access.kind != FETCH and (slot is None or (write and slot.readonly)):
+            yield Trace("exit", (("exit", "mmio"), ("gpa", access.gpa), ("write", int(write))))
+        elif write and access.origin == FINAL:
+            yield from mark_dirty(vm, slot, access.gpa >> 12, vcpu)
     return True

@@ -1,11 +1,16 @@
-"""Which kernel's TDP MMU is modelled: the differences that facts.md names, as one record per version.
+"""Which kernel's TDP MMU is modelled: one field a difference, and the release that brought it.
 
-Sources: facts.md section K and C1-C6 (recordings of 6.1 and 6.12, stored trees of 6.7 and later).
+Sources: facts.md K (recordings of 6.1 and 6.12), C0-C11 (stored trees of 6.7 and later); where those two leave a
+span of releases open, the release of the kernel's own commit.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
 
-__all__ = ["V6_1", "V6_7", "V6_12", "V6_13", "KvmVersion", "version_for"]
+__all__ = ["V6_1", "V6_7", "V6_8", "V6_10", "V6_12", "V6_13", "V6_18", "KvmVersion", "is_known", "kernel",
+           "version_for"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +18,7 @@ class KvmVersion:
     """One kernel's choices; fields are read by the algorithm that they change."""
 
     name: str
+    """The release, MAJOR.MINOR."""
     suppress_ve_empty: bool
     """An empty entry holds bit 63 instead of 0 (6.10+)."""
     ret_invalid: int
@@ -26,18 +32,26 @@ class KvmVersion:
     """Levels of the passes over a dying root; 0 stands for the root's own level."""
     nx_mark_every_table: bool
     """Every table made by an exec fault under the NX mitigation is marked, not only those that could be huge."""
+    nx_recovery_shared: bool
+    """The recovery worker takes the lock shared and exchanges the entry atomically (6.18+, facts C3)."""
     early_retry: bool
-    """The sequence is also tested without the lock before and after the pfn lookup (6.8+)."""
+    """The sequence is also tested without the lock before and after the pfn lookup (6.9+, facts C1)."""
     retry_by_gfn: bool
     """In-progress ranges are gfns (6.8+), not host addresses."""
+    private_memory: bool
+    """Memory attributes and guest_memfd exist (6.8+, facts C9)."""
     has_change_pte: bool
     """The change_pte notifier exists (before 6.10, facts C2)."""
     clear_split_short: bool
     """KVM_CLEAR_DIRTY_LOG splits one page too few, its range has an inclusive end (before 6.8)."""
+    clear_bits_atomic: bool
+    """Get and clear of the log take W or D away with one fetch-and; before 6.4 with an exchange (facts C7)."""
+    split_unlocks: bool
+    """Eager splitting always gives the lock up to allocate a table (6.11+), not only where memory is short."""
     parent_flush_range: bool
     """6.1: a huge leaf over a table flushes the span of the parent's table, one level too wide."""
     invalid_root_flush: bool
-    """Zapping leaves of an invalid root still asks for a flush (6.1)."""
+    """Zapping leaves of an invalid root still asks for a flush (before 6.9)."""
     slot_zap_quirk: bool
     """KVM_X86_QUIRK_SLOT_ZAP_ALL exists and can be disabled (6.12+)."""
     recover_huge: bool
@@ -46,12 +60,20 @@ class KvmVersion:
     """A fault, or any prefetch, at a leaf that already allows the access is spurious at once (6.13+, facts C1)."""
     dirty_always: bool
     """Every writable leaf is made with D; before, not where the old entry looked writable (6.13+)."""
+    age_flushes: bool
+    """clear_flush_young flushes if a page was young (before 6.13; facts C7: a stale translation is tolerated)."""
+    age_locked: bool
+    """Ageing takes mmu_lock exclusively (facts C0 "older"); from 6.15 on without a lock."""
     emulator_retries: bool
     """An emulated write that could not be a page-table write is first retried by the guest (before 6.12)."""
     pre_fault: bool
     """KVM_PRE_FAULT_MEMORY exists (6.11+)."""
     load_flushes_guest: bool
     """The first entry of a vCPU serves a guest TLB flush before the root is made."""
+    guest_memory_type: bool
+    """With non-coherent DMA, EPT takes CR0.CD and the guest's MTRRs into account (before 6.11, facts C11)."""
+    noncoherent_zaps: bool
+    """The first and the last non-coherent device zap every entry (6.7+, facts C11)."""
 
     @property
     def ret_retry(self) -> int:
@@ -64,6 +86,11 @@ class KvmVersion:
         return 2
 
 
+Release = tuple[int, int]
+_OLDEST: Release = (6, 1)
+_NEWEST: Release = (6, 18)
+"""The releases that facts.md speaks about; others are given the nearest one's behaviour."""
+
 V6_1 = KvmVersion(
     name="6.1",
     suppress_ve_empty=False,
@@ -74,41 +101,56 @@ V6_1 = KvmVersion(
     flush_before_children=False,
     root_zap_levels=(3, 0),
     nx_mark_every_table=False,
+    nx_recovery_shared=False,
     early_retry=False,
     retry_by_gfn=False,
+    private_memory=False,
     has_change_pte=True,
     clear_split_short=True,
+    clear_bits_atomic=False,
+    split_unlocks=False,
     parent_flush_range=True,
     invalid_root_flush=True,
     slot_zap_quirk=False,
     recover_huge=False,
     spurious_early=False,
     dirty_always=False,
+    age_flushes=True,
+    age_locked=True,
     emulator_retries=True,
     pre_fault=False,
     load_flushes_guest=False,
+    guest_memory_type=True,
+    noncoherent_zaps=False,
 )
-V6_7 = replace(V6_1, name="6.7", split_on_fault=True, parent_flush_range=False, nx_mark_every_table=True)
-V6_12 = replace(
-    V6_7,
-    name="6.12",
-    suppress_ve_empty=True,
-    ret_invalid=4,
-    ret_fixed=5,
-    ret_spurious=6,
-    flush_before_children=True,
-    root_zap_levels=(1, 2, 3, 0),
-    early_retry=True,
-    retry_by_gfn=True,
-    has_change_pte=False,
-    clear_split_short=False,
-    invalid_root_flush=False,
-    slot_zap_quirk=True,
-    emulator_retries=False,
-    pre_fault=True,
-    load_flushes_guest=True,
-)
-V6_13 = replace(V6_12, name="6.13+", recover_huge=True, spurious_early=True, dirty_always=True)
+_CHANGES: tuple[tuple[Release, Mapping[str, Any]], ...] = (
+    ((6, 2), {"split_on_fault": True, "parent_flush_range": False, "nx_mark_every_table": True}),
+    ((6, 4), {"clear_bits_atomic": True}),
+    ((6, 7), {"noncoherent_zaps": True}),
+    ((6, 8), {"retry_by_gfn": True, "private_memory": True, "clear_split_short": False}),
+    ((6, 9), {"early_retry": True, "invalid_root_flush": False, "root_zap_levels": (1, 2, 3, 0)}),
+    ((6, 10), {"suppress_ve_empty": True, "flush_before_children": True, "has_change_pte": False}),
+    ((6, 11), {"pre_fault": True, "split_unlocks": True, "guest_memory_type": False}),
+    ((6, 12), {"ret_invalid": 4, "ret_fixed": 5, "ret_spurious": 6, "slot_zap_quirk": True, "emulator_retries": False,
+               "load_flushes_guest": True}),
+    ((6, 13), {"recover_huge": True, "spurious_early": True, "dirty_always": True, "age_flushes": False}),
+    ((6, 15), {"age_locked": False}),
+    ((6, 18), {"nx_recovery_shared": True}),
+)  # fmt: skip
+"""What each release changed against the one before it."""
+
+
+def kernel(major: int, minor: int) -> KvmVersion:
+    """The model for a release; outside of what is known the nearest one, whose `name` then tells which."""
+    release = min(max((major, minor), _OLDEST), _NEWEST)
+    version = V6_1
+    for _, fields in takewhile(lambda change: change[0] <= release, _CHANGES):
+        version = replace(version, **fields)
+    return replace(version, name=f"{release[0]}.{release[1]}")
+
+
+V6_7, V6_8, V6_10 = kernel(6, 7), kernel(6, 8), kernel(6, 10)
+V6_12, V6_13, V6_18 = kernel(6, 12), kernel(6, 13), kernel(6, 18)
 
 
 def version_for(release: str) -> KvmVersion:
@@ -116,24 +158,24 @@ def version_for(release: str) -> KvmVersion:
 
     Raises `ValueError` if it does not start with two numbers.
     """
-    parts = release.split(".")
-    if len(parts) < 2:
-        raise ValueError(f"kernel release must start with MAJOR.MINOR, not {release!r}")
-    major, minor = parts[0], "".join(iter_digits(parts[1]))
-    if not major.isdigit() or not minor:
-        raise ValueError(f"kernel release must start with MAJOR.MINOR, not {release!r}")
-    number = (int(major), int(minor))
-    for first, version in (((6, 13), V6_13), ((6, 10), V6_12), ((6, 2), V6_7)):
-        if number >= first:
-            return version
-    return V6_1
+    return kernel(*_release(release))
 
 
-def iter_digits(text: str) -> list[str]:
-    """The leading decimal digits of `text`."""
-    digits = []
-    for letter in text:
-        if not letter.isdigit():
-            break
-        digits.append(letter)
-    return digits
+def is_known(release: str) -> bool:
+    """Whether facts.md speaks about this release; another one's behaviour is the nearest known one's.
+
+    Raises `ValueError` as `version_for` does.
+    """
+    return _OLDEST <= _release(release) <= _NEWEST
+
+
+def _release(text: str) -> Release:
+    parts = text.split(".")
+    minor = "" if len(parts) < 2 else "".join(takewhile(_is_digit, parts[1]))
+    if not parts[0] or not all(map(_is_digit, parts[0])) or not minor:
+        raise ValueError(f"a kernel release must start with MAJOR.MINOR, not {text!r}")
+    return int(parts[0]), int(minor)
+
+
+def _is_digit(letter: str) -> bool:
+    return letter in "0123456789"

@@ -1,10 +1,13 @@
 """State of a VM and its vCPUs as the TDP MMU sees them, and the traces and flushes that all parts share."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from pymodel.kvm.effects import KvmAgent, TlbFlush, Trace
+from pymodel.kvm.errors import E2BIG, EINVAL, KvmError
 from pymodel.kvm.gfn_set import GfnSet
 from pymodel.kvm.memslots import Memslot, Memslots
 from pymodel.kvm.spte import SpteFormat, npt
@@ -15,6 +18,10 @@ __all__ = ["Host", "KvmParams", "Table", "Vcpu", "Vm", "call", "flush_all", "flu
 FLUSH = "tlb_flush"
 FREE_OBSOLETE = "free_obsolete_roots"
 FLUSH_GUEST = "tlb_flush_guest"
+PML_ENTRIES = 512
+"""Entries of a vCPU's page-modification log: one page."""
+RING_PER_PAGE, RING_LIMIT = 256, 65536
+"""Entries of a dirty ring: one page of 16-byte entries at least, KVM_DIRTY_RING_MAX_ENTRIES at most."""
 
 
 class Host(Protocol):
@@ -39,18 +46,52 @@ class KvmParams:
     slot_zap_all: bool = True
     """KVM_X86_QUIRK_SLOT_ZAP_ALL still enabled."""
     log_by_dirty_bit: bool = False
-    """D bits are the log (EPT with PML) instead of write protection; DMA then needs its D bits scanned (facts C7)."""
+    """D bits are the log (EPT with A/D and PML) instead of write protection; no IOMMU's write is in it (facts C7)."""
+    ranged_flush: bool = False
+    """The platform can flush a range of gfns (Hyper-V; or importers, facts D1); otherwise each flush is of all."""
+    cd_quirk: bool = True
+    """KVM_X86_QUIRK_CD_NW_CLEARED still enabled: CR0.CD does not make the guest's memory uncached (C11)."""
+    wbinvd_exit: bool = True
+    """The CPU leaves the guest at WBINVD; otherwise caches are written back when a vCPU changes its CPU (C11)."""
     hardware_private: bool = False
     """The guest says itself whether it wants private memory (SNP, TDX); otherwise the attributes decide."""
     dirty_ring_size: int = 0
     """Entries of each vCPU's dirty ring (KVM_CAP_DIRTY_LOG_RING); 0: bitmaps."""
     dirty_ring_reserved: int = 64
-    """Entries that are kept for KVM's own writes."""
+    """Entries that are kept for KVM's own writes, on top of a PML buffer's."""
     max_level: int = 3
     """Largest page: 3 is 1 GiB."""
     gfn_bits: int = 40
-    """Bits of a guest frame number (shadow_phys_bits - 12)."""
+    """Bits of a guest-physical address (shadow_phys_bits)."""
     root_level: int = 4
+
+    def check(self, fmt: SpteFormat) -> None:
+        """What no kernel or CPU offers is refused. Raises `KvmError` (EINVAL)."""
+        if self.root_level not in (4, 5):
+            raise KvmError(EINVAL, "root_level", "4 or 5", self.root_level)
+        if not 1 <= self.max_level <= 3:
+            raise KvmError(EINVAL, "max_level", "1 (4K), 2 (2M) or 3 (1G)", self.max_level)
+        if not 32 <= self.gfn_bits <= 52:
+            raise KvmError(EINVAL, "gfn_bits", "32..52", self.gfn_bits)
+        if self.recovery_ratio < 0:
+            raise KvmError(EINVAL, "recovery_ratio", "at least 0", self.recovery_ratio)
+        if self.initially_set and not self.manual_protect:
+            raise KvmError(EINVAL, "initially_set", "False without manual_protect", True)
+        if self.log_by_dirty_bit and not (fmt.is_ept and fmt.ad_enabled):
+            raise KvmError(EINVAL, "log_by_dirty_bit", f"False for {fmt.name} with ad_enabled={fmt.ad_enabled}", True)
+        self._check_ring()
+
+    def _check_ring(self) -> None:
+        """kvm_vm_ioctl_enable_dirty_log_ring: a power of two that holds a page and the reserved entries."""
+        size, least = self.dirty_ring_size, max(RING_PER_PAGE, self.ring_reserved + 1)
+        if size and (size & size - 1 or not least <= size <= RING_LIMIT):
+            error = E2BIG if size > RING_LIMIT else EINVAL
+            raise KvmError(error, "dirty_ring_size", f"0 or a power of two in {least}..{RING_LIMIT}", size)
+
+    @property
+    def ring_reserved(self) -> int:
+        """kvm_dirty_ring_get_rsvd_entries."""
+        return self.dirty_ring_reserved + (PML_ENTRIES if self.log_by_dirty_bit else 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +104,8 @@ class Table:
     as_id: int = 0
     parent: int = 0
     """Address of the entry that points here; 0 for a root."""
+    guest_mode: bool = False
+    """role.guest_mode: for a guest of the guest that runs on its parent's addresses (facts C0)."""
     nx_disallowed: bool = False
     """nx_huge_page_disallowed (6.1: lpage_disallowed)."""
     invalid: bool = False
@@ -82,6 +125,8 @@ class Vcpu:
     root: Table | None = None
     as_id: int = 0
     """1 while in system management mode: other slots, another root."""
+    guest_mode: bool = False
+    """Runs a guest of its own that has no nested paging: another root over the same slots."""
     requests: set[str] = field(default_factory=set)
     mmio_gfn: int | None = None
     """vcpu_cache_mmio_info: the last MMIO page and the generation it is good for."""
@@ -90,6 +135,17 @@ class Vcpu:
     """Dirty ring: (slot, page) that userspace has not read yet."""
     ring_collected: list[tuple[int, int]] = field(default_factory=list)
     """Read, and waiting for the next reset."""
+    pml: list[int] = field(default_factory=list)
+    """gpas that the CPU logged at a D transition and KVM has not read yet (`pymodel.kvm.pml`)."""
+    pml_enabled: bool = False
+    cpu: int | None = None
+    """Physical CPU that it ran on last."""
+    wbinvd_cpus: set[int] = field(default_factory=set)
+    """wbinvd_dirty_mask: physical CPUs whose caches may hold what the guest wrote (facts C11)."""
+    cache_disabled: bool = False
+    """CR0.CD."""
+    mtrrs: list[tuple[int, int, int]] = field(default_factory=list)
+    """Variable-range MTRRs of the guest: (first gfn, end gfn, memory type); elsewhere write-back."""
     last_retry: tuple[int, int] | None = None
     """last_retry_eip and last_retry_addr: the instruction that the emulator made the guest try again."""
 
@@ -111,6 +167,7 @@ class Vm:
         self.fmt = npt(suppress_ve_empty=version.suppress_ve_empty) if fmt is None else fmt
         self.host = host
         self.params = KvmParams() if params is None else params
+        self.params.check(self.fmt)
         self.slots = Memslots()
         self.vcpus: list[Vcpu] = []
         self.tables: dict[int, Table] = {}
@@ -121,23 +178,36 @@ class Vm:
         self.mmu_invalidate_in_progress = 0
         self.invalidate_start = 0
         self.invalidate_end = 0
+        self.notifiers_active = 0
+        """mn_active_invalidate_count: notifier ranges that are open, whether or not they touch a slot."""
         self.private = GfnSet()
         """gfns with KVM_MEMORY_ATTRIBUTE_PRIVATE."""
         self.noncoherent_devices = 0
         """Devices whose DMA may not snoop (facts C11)."""
-        self.possible_nx: list[Table] = []
+        self.possible_nx: OrderedDict[Table, None] = OrderedDict()
         """Tables that would be huge pages but for the NX mitigation, in the order of recovery."""
+        self.traced = True
+        """Whether anybody listens to `Trace`. If not, faults build none, as a kernel skips disabled tracepoints (they
+        are nearly half of a fault's effects); nothing else changes."""
         self._new_frame = frames
         self._release = release
+
+    def add_vcpu(self) -> Vcpu:
+        """KVM_CREATE_VCPU: one more, with the requests that a new one has."""
+        vcpu = Vcpu(len(self.vcpus))
+        if self.version.load_flushes_guest:
+            vcpu.requests.add(FLUSH_GUEST)
+        self.vcpus.append(vcpu)
+        return vcpu
 
     @property
     def gfn_limit(self) -> int:
         """tdp_mmu_max_gfn_exclusive."""
         return 1 << (self.params.gfn_bits - 12)
 
-    def new_table(self, level: int, gfn: int, as_id: int, parent: int) -> Table:
+    def new_table(self, level: int, gfn: int, as_id: int, parent: int, guest_mode: bool = False) -> Table:
         """tdp_mmu_alloc_sp and tdp_mmu_init_sp; the caller fills the page with empty entries."""
-        table = Table(self._new_frame(), level, gfn, as_id, parent, mmu_valid_gen=0)
+        table = Table(self._new_frame(), level, gfn, as_id, parent, guest_mode)
         self.tables[table.frame] = table
         return table
 
@@ -183,6 +253,7 @@ def call(name: str, **fields: int | str) -> Trace:
     return Trace("call " + name, tuple(fields.items()))
 
 
+@lru_cache(maxsize=256, typed=True)
 def returned(name: str, value: int) -> Trace:
     """The record of a probe on its return."""
     return Trace("ret " + name, (("ret", value),))
@@ -191,9 +262,21 @@ def returned(name: str, value: int) -> Trace:
 def flush_all(vm: Vm) -> KvmAgent[None]:
     """kvm_flush_remote_tlbs: every vCPU flushes before it enters the guest again."""
     yield call("kvm_flush_remote_tlbs")
-    yield TlbFlush()
+    yield from _flush(vm, TlbFlush())
+
+
+def _flush(vm: Vm, flush: TlbFlush) -> KvmAgent[None]:
+    yield flush
     for vcpu in vm.vcpus:
         vcpu.requests.add(FLUSH)
+
+
+def _flush_ranged(vm: Vm, gfn: int, count: int) -> KvmAgent[None]:
+    """kvm_arch_flush_remote_tlbs_range where there is one; else all."""
+    if vm.params.ranged_flush:
+        yield from _flush(vm, TlbFlush(gfn, count))
+    else:
+        yield from flush_all(vm)
 
 
 def flush_range(vm: Vm, gfn: int, count: int) -> KvmAgent[None]:
@@ -202,7 +285,7 @@ def flush_range(vm: Vm, gfn: int, count: int) -> KvmAgent[None]:
         yield call("kvm_flush_remote_tlbs_with_address", start_gfn=gfn, pages=count)
     else:
         yield call("kvm_flush_remote_tlbs_range", gfn=gfn, nr_pages=count)
-    yield from flush_all(vm)
+    yield from _flush_ranged(vm, gfn, count)
 
 
 def flush_memslot(vm: Vm, slot: Memslot) -> KvmAgent[None]:
@@ -211,4 +294,4 @@ def flush_memslot(vm: Vm, slot: Memslot) -> KvmAgent[None]:
         yield call("kvm_arch_flush_remote_tlbs_memslot", memslot_id=slot.ident, memslot_flags=slot.flags)
     else:
         yield call("kvm_flush_remote_tlbs_memslot", memslot_id=slot.ident, memslot_flags=slot.flags)
-    yield from flush_all(vm)
+    yield from _flush_ranged(vm, slot.base_gfn, slot.npages)

@@ -19,7 +19,7 @@ class TdpIter:
     """
 
     __slots__ = ("_started", "_tables", "address", "as_id", "end", "gfn", "level", "live", "min_level", "next_gfn",
-                 "old", "root", "top")  # fmt: skip
+                 "old", "root", "top", "yielded_gfn")  # fmt: skip
 
     def __init__(self, vm: Vm, root: Table, start: int, end: int, min_level: int = 1) -> None:
         self.root = root
@@ -34,39 +34,41 @@ class TdpIter:
         self.address = 0
         self.old = 0
         self._started = False
+        self.yielded_gfn = -1
+        """`next_gfn` at the last `restart`: the lock is not given up again before the walk got further."""
 
     def restart(self) -> None:
         """tdp_iter_restart: the lock was given up; walk down from the root again to where we were."""
         self.level = self.top
         self._started = False
+        self.yielded_gfn = self.next_gfn
 
     def step(self) -> Generator[KvmEffect, Any, bool]:
         """Go to the next entry (the first at the first call); False at the end of the range."""
         level = self.level
-        if not self._started:
-            self._started = True
-        else:
+        if self._started:
             down = False
             if level > self.min_level:
                 old = self.old = yield Load(self.address)
-                if old & self.live and not old & LARGE:
-                    level = self.level = level - 1
-                    self._tables[level] = old & ADDRESS
-                    down = True
-            if not down:
-                shift = 9 * (level - 1)
-                while self.gfn >> shift & 511 == 511:
+                down = bool(old & self.live) and not old & LARGE
+            if down:
+                level = self.level = level - 1
+                self._tables[level] = old & ADDRESS
+            else:
+                shift = 9 * level - 9
+                gfn = self.gfn
+                while gfn >> shift & 511 == 511:
                     if level == self.top:
                         return False
                     level = self.level = level + 1
                     shift += 9
-                    self.gfn = self.gfn >> shift << shift
-                self.gfn += 1 << shift
-                self.next_gfn = self.gfn
-        shift = 9 * (level - 1)
-        self.gfn = self.next_gfn >> shift << shift
-        if self.gfn >= self.end:
+                    gfn = self.gfn = gfn >> shift << shift
+                self.next_gfn = gfn + (1 << shift)
+        self._started = True
+        shift = 9 * level - 9
+        gfn = self.gfn = self.next_gfn >> shift << shift
+        if gfn >= self.end:
             return False
-        self.address = self._tables[level] + 8 * (self.gfn >> shift & 511)
-        self.old = yield Load(self.address)
+        address = self.address = self._tables[level] + 8 * (gfn >> shift & 511)
+        self.old = yield Load(address)
         return True

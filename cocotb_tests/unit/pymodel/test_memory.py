@@ -131,6 +131,23 @@ def test_observers_see_every_change_once_and_nothing_else() -> None:
     ]  # fmt: skip
     memory.clear_page(0x1000)
     assert seen[5:] == [(0x1000, 6, 0), (0x1FF8, 7, 0)]
+    assert list(memory.pages()) == []
+
+
+def test_cleared_page_takes_no_memory_and_can_be_written_again() -> None:
+    memory = PhysMem()
+    for round_ in range(1, 4):
+        for page in range(0, 0x8000, 0x1000):
+            memory.store(page + 8, round_)
+            view = memory.page_words(page)
+            assert view is not None
+            memory.clear_page(page)
+            assert not view.any()
+            assert memory.page_words(page) is None
+            assert memory.load(page + 8) == 0
+        assert list(memory.pages()) == []
+    memory.store(0x1008, 9)
+    assert memory.load(0x1008) == 9
 
 
 def test_numpy_and_integers_see_the_same_page() -> None:

@@ -3,7 +3,6 @@
 import pytest
 
 from pymodel.kvm.spte import LARGE, WRITABLE, ept, npt
-from pymodel.kvm.version import V6_1, V6_7, V6_12, V6_13, version_for
 
 _NPT = npt(suppress_ve_empty=False)
 _NEW = npt(suppress_ve_empty=True)
@@ -79,22 +78,25 @@ def test_marker_must_be_known() -> None:
         npt(suppress_ve_empty=False, marker=12)
 
 
+@pytest.mark.parametrize("marker", [11, 59])
+def test_tracked_page_is_host_writable_at_most(marker: int) -> None:
+    fmt = ept(suppress_ve_empty=True, marker=marker)
+    full = fmt.leaf(5, 1, 0, host_writable=True)
+    tracked = fmt.leaf(5, 1, 0, host_writable=True, tracked=True)
+    assert full ^ tracked == WRITABLE | fmt.mmu_writable | fmt.dirty
+    assert tracked & fmt.host_writable
+
+
+def test_write_protect_only_scheme_keeps_a_and_d() -> None:
+    plain, only = (_EPT.leaf(5, 1, 0, host_writable=True, protect_only=one) for one in (False, True))
+    assert only ^ plain == 2 << 52
+    assert _NPT.leaf(5, 1, 0, host_writable=True, protect_only=True) == 0x5E67
+
+
 @pytest.mark.parametrize(
-    ("release", "version"),
-    [
-        ("6.1.0-56-amd64", V6_1),
-        ("5.15.0", V6_1),
-        ("6.7-rc1", V6_7),
-        ("6.12.117+deb12-amd64", V6_12),
-        ("6.13.1", V6_13),
-        ("7.0", V6_13),
-    ],
+    ("entry", "volatile"),
+    [(0x5E67, False), (0x5E47, True), (0x5E27, True), (0x5E65, True), (0x5825, False), (0x5805, True)],
 )
-def test_kernel_release_picks_the_version(release: str, version: object) -> None:
-    assert version_for(release) is version
-
-
-@pytest.mark.parametrize("release", ["", "six", "6", "6.x"])
-def test_bad_release_is_refused(release: str) -> None:
-    with pytest.raises(ValueError, match=r"MAJOR\.MINOR"):
-        version_for(release)
+def test_volatile_entries(entry: int, volatile: bool) -> None:
+    """Missing A, missing D of a writable page, or W that the fast path may give back."""
+    assert _NPT.is_volatile(entry) is volatile
