@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["HostEntry", "HostPageTable"]
+__all__ = ["HostEntry", "HostPageTable", "grants"]
 
-_PRESENT, _WRITABLE, _PROTNONE = 1, 2, 1 << 8
+_PRESENT, _WRITABLE = 1, 2
 _ADDRESS = ((1 << 52) - 1) & ~0xFFF
 _LARGE_ADDRESS = {1: _ADDRESS, 2: _ADDRESS & ~0x1FFFFF, 3: _ADDRESS & ~0x3FFFFFFF}
 
@@ -34,6 +34,13 @@ class HostEntry:
         return base + ((hva - self.hva) >> 12)
 
 
+def grants(entry: HostEntry | None, hva: int, write: bool) -> tuple[int, bool] | None:
+    """(4K frame, whether it may be written) where `entry` lets the process access `hva`, else None."""
+    if entry is None or not entry.present or (write and not entry.writable):
+        return None
+    return entry.pfn(hva), entry.writable
+
+
 class HostPageTable:
     """Leaves by level and address; one may lie below another only while the caller says so."""
 
@@ -58,6 +65,16 @@ class HostPageTable:
             if value is not None:
                 return HostEntry(hva >> shift << shift, level, value)
         return None
+
+    def value(self, level: int, hva: int) -> int:
+        """The entry of this level that covers `hva`, 0 for none."""
+        return self._levels[level].get(hva >> _shift(level), 0)
+
+    def leaves(self, start: int, end: int) -> list[HostEntry]:
+        """The entries that touch `start`..`end`, by address; present or not."""
+        found = [HostEntry(key << _shift(level), level, self._levels[level][key])
+                 for level, key in self._within(start, end)]  # fmt: skip
+        return sorted(found, key=lambda entry: entry.hva)
 
     def range_empty(self, start: int, end: int) -> bool:
         """Whether nothing is mapped in `start`..`end`."""

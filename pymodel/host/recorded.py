@@ -7,7 +7,7 @@ when a page is faulted in, the zero pages, whether the access is refused.
 
 from collections.abc import Iterable
 
-from pymodel.host.page_table import HostEntry, HostPageTable
+from pymodel.host.page_table import HostEntry, HostPageTable, grants
 from pymodel.host.regions import Regions
 
 __all__ = ["RecordedHost"]
@@ -72,12 +72,12 @@ class RecordedHost:
         `hint` is the recorded answer, taken only where the tables cannot tell: a page that was mapped and
         replaced within the step.
         """
-        page = _grants(self.lookup(slot, hva), hva, write)
+        page = grants(self.lookup(slot, hva), hva, write)
         if page is not None:
             return page
         final = self.final(slot, hva)
         now = self.lookup(slot, hva)
-        page = _grants(final, hva, write)
+        page = grants(final, hva, write)
         zero = not write and now is None and self._untouched_anonymous(hva)
         if page is not None and not (zero and page[1]):
             assert final is not None
@@ -116,8 +116,3 @@ class RecordedHost:
             table.set(1, hva & ~0xFFF, pfn << 12 | 0x225)
             self._passing.append((slot, 1, hva & ~0xFFF))
 
-
-def _grants(entry: HostEntry | None, hva: int, write: bool) -> tuple[int, bool] | None:
-    if entry is None or not entry.present or (write and not entry.writable):
-        return None
-    return entry.pfn(hva), entry.writable

@@ -2,11 +2,22 @@
 
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "Region", "Regions"]
+__all__ = ["KINDS", "Region", "Regions", "holds_huge", "is_anonymous"]
 
 KINDS = ("anon4k", "thp", "memfd", "hugetlb2m", "hugetlb1g")
 """Anonymous without and with transparent huge pages, shared file, hugetlb."""
 _HUGE = 1 << 21
+
+
+def is_anonymous(kind: str) -> bool:
+    """Private anonymous memory, where an untouched page reads as the zero page."""
+    return kind == "thp" or kind.startswith("anon")
+
+
+def holds_huge(start: int, end: int, hva: int) -> bool:
+    """Whether `start`..`end` holds all of the 2 MiB page around `hva` (range_in_vma of the huge page)."""
+    huge = hva & ~(_HUGE - 1)
+    return start <= huge and huge + _HUGE <= end
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +35,8 @@ class Region:
 
     @property
     def anonymous(self) -> bool:
-        """Private anonymous memory, where an untouched page reads as the zero page."""
-        return self.kind == "thp" or self.kind.startswith("anon")
+        """Whether it is private anonymous memory."""
+        return is_anonymous(self.kind)
 
 
 class Regions:
@@ -45,7 +56,4 @@ class Regions:
     def huge_zero_fits(self, hva: int) -> bool:
         """Whether a read of untouched memory at `hva` may map the huge zero page: THP, all 2 MiB inside."""
         region = self.find(hva)
-        if region is None or region.kind != "thp":
-            return False
-        start = hva & ~(_HUGE - 1)
-        return region.hva <= start and start + _HUGE <= region.end
+        return region is not None and region.kind == "thp" and holds_huge(region.hva, region.end, hva)

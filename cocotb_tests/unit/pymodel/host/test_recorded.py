@@ -2,49 +2,10 @@
 
 import pytest
 
-from pymodel.host.page_table import HostPageTable
 from pymodel.host.recorded import RecordedHost
-from pymodel.host.regions import Region, Regions
+from pymodel.host.regions import Region
 
 _A = 0x2000_4020_0000
-
-
-def test_page_table_finds_the_largest_leaf() -> None:
-    table = HostPageTable()
-    table.set(2, _A, 0x14A4008E7)
-    entry = table.lookup(_A + 0x5123)
-    assert entry is not None
-    assert (entry.level, entry.pfn(_A + 0x5123), entry.writable) == (2, 0x14A405, True)
-    table.clear(2, _A)
-    assert table.lookup(_A) is None
-    table.set(1, _A + 0x1000, 0x8000000003738225)
-    entry = table.lookup(_A + 0x1000)
-    assert entry is not None
-    assert (entry.pfn(_A + 0x1000), entry.writable, entry.present) == (0x3738, False, True)
-
-
-def test_copied_range_equals_the_other_table() -> None:
-    one, other = HostPageTable(), HostPageTable()
-    one.set(2, _A, 0x8E7)
-    for page in range(512):
-        other.set(1, _A + (page << 12), page << 12 | 0x867)
-    one.copy_range(other, _A, _A + (1 << 21))
-    assert one == other
-    assert not one.range_empty(_A, _A + 4096)
-    one.copy_range(HostPageTable(), 0, 1 << 57)
-    assert one.range_empty(_A, _A + (1 << 21))
-
-
-def test_regions_newest_wins_and_huge_zero_needs_room() -> None:
-    regions = Regions()
-    regions.add(Region(_A, 0x400000, "thp"))
-    assert regions.huge_zero_fits(_A + 0x3000)
-    regions.add(Region(_A + 0x1000, 0x1000, "memfd"))
-    found = regions.find(_A + 0x1800)
-    assert found is not None
-    assert not found.anonymous
-    assert not regions.huge_zero_fits(_A + 0x1800)
-    assert regions.find(0) is None
 
 
 @pytest.fixture

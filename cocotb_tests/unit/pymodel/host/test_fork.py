@@ -1,0 +1,91 @@
+"""fork: what the child sees, what is write-protected, what the notifiers hear."""
+
+from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host.files import MemFile
+from pymodel.host.fork import fork
+from pymodel.host.gup import pin_user_page, unpin
+from pymodel.host.kernel import HOST_6_1, HOST_6_12
+from pymodel.host.madvise import page_out
+from pymodel.host.notifier import MmuEvent
+
+
+def test_only_private_memory_that_was_written_is_announced() -> None:
+    """Recorded (fork_4k, random_dirty): PROTECTION_PAGE over the whole mapping, hugetlb CLEAR, shared files nothing."""
+    setting = Setting(huge=2)
+    setting.map(4 * PAGE)
+    setting.map(4 * PAGE, hva=A + 8 * PAGE, write=False)  # never touched
+    setting.map(HUGE, "hugetlb2m", A + HUGE)
+    setting.map(PAGE, "memfd", A + 4 * HUGE, file=MemFile())
+    setting.put(A + PAGE, 1)
+    setting.put(A + HUGE, 2)
+    setting.put(A + 4 * HUGE, 3)
+    setting.run(fork(setting.mm))
+    page, clear = MmuEvent.PROTECTION_PAGE, MmuEvent.CLEAR
+    assert setting.calls == [("start", 0, 4 * PAGE, page), ("end", 0, 4 * PAGE, page),
+                             ("start", HUGE, 2 * HUGE, clear), ("end", HUGE, 2 * HUGE, clear)]  # fmt: skip
+
+
+def test_entries_lose_write_permission_on_both_sides() -> None:
+    for kernel, low in ((HOST_6_1, 0x865), (HOST_6_12, 0x825)):
+        setting = Setting(kernel)
+        setting.map(PAGE)
+        setting.put(A, 1)
+        child = setting.run(fork(setting.mm))
+        assert setting.mm.table.value(1, A) & 0xFFF == low
+        assert child.table.value(1, A) & 0xFFF == low & ~0x20
+        assert child.notifiers == []
+
+
+def test_shared_file_is_seen_by_both_and_private_memory_is_not() -> None:
+    setting = Setting()
+    file = MemFile()
+    setting.map(PAGE, "memfd", file=file)
+    setting.map(PAGE, hva=A + HUGE)
+    setting.put(A, 1)
+    setting.put(A + HUGE, 1)
+    child = setting.run(fork(setting.mm))
+    setting.put(A, 2, child)
+    setting.put(A + HUGE, 2, child)
+    assert (setting.get(A), setting.get(A + HUGE)) == (2, 1)
+    balance(setting.host, [file])
+
+
+def test_swapped_page_comes_back_for_each() -> None:
+    setting = Setting()
+    setting.map(PAGE)
+    setting.put(A, 1)
+    assert setting.run(page_out(setting.mm, A, PAGE)) == 1
+    child = setting.run(fork(setting.mm))
+    assert setting.get(A) == 1
+    assert setting.host.swap.used == 1
+    setting.put(A, 2)
+    assert setting.get(A, child) == 1
+    assert setting.host.swap.used == 0
+    balance(setting.host)
+
+
+def test_swapped_page_that_both_read_is_one_page() -> None:
+    """The swap cache hands the second reader what the first one read."""
+    setting = Setting()
+    setting.map(PAGE)
+    setting.put(A, 1)
+    setting.run(page_out(setting.mm, A, PAGE))
+    child = setting.run(fork(setting.mm))
+    assert (setting.get(A), setting.get(A, child)) == (1, 1)
+    assert setting.folio(A) is setting.folio(A, child)
+    setting.put(A, 2, child)
+    assert (setting.get(A), setting.get(A, child)) == (1, 2)
+    balance(setting.host)
+
+
+def test_part_of_a_pinned_huge_page_is_copied_for_the_child() -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A + 5 * PAGE, 7)
+    folio = setting.run(pin_user_page(setting.mm, A, write=True))
+    child = setting.run(fork(setting.mm))
+    setting.put(A + 5 * PAGE, 8)
+    assert setting.folio(A + 5 * PAGE) is folio
+    assert setting.get(A + 5 * PAGE, child) == 7
+    setting.run(unpin(setting.mm, folio))
+    balance(setting.host)

@@ -1,0 +1,130 @@
+"""KSM: equal pages become one, read-only; a write makes it the process's own again."""
+
+import pytest
+
+from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host import entries
+from pymodel.host.fork import fork
+from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
+from pymodel.host.ksm import merge_page, scan
+from pymodel.host.madvise import mergeable, unmergeable
+from pymodel.host.mapping import exit_process
+from pymodel.host.migrate import Moved, move_page
+from pymodel.host.notifier import MmuEvent
+from pymodel.host.reclaim import reclaim
+
+
+def merged(kernel: HostKernel = HOST_6_12, count: int = 3) -> Setting:
+    """`count` equal pages, merged into one."""
+    setting = Setting(kernel)
+    setting.map(4 * PAGE)
+    for page in range(count):
+        setting.put(A + page * PAGE, 5)
+    setting.run(mergeable(setting.mm, A, 4 * PAGE))
+    found = setting.run(scan(setting.host, [(setting.mm, A + page * PAGE) for page in range(count)]))
+    assert found == count - 1
+    return setting
+
+
+@pytest.mark.parametrize("kernel", [HOST_6_1, HOST_6_12])
+def test_every_step_is_announced_over_its_page(kernel: HostKernel) -> None:
+    """Recorded (ksm): the first page is write-protected; each further one is write-protected, then replaced."""
+    setting = merged(kernel)
+    middle = ["change_pte"] if kernel.has_change_pte else []
+    steps = [(0, 1), (1, 2), (2, 2)]
+    wanted = [(name, page * PAGE) for page, times in steps for _ in range(times) for name in ["start", *middle, "end"]]
+    assert [(name, start) for name, start, *_ in setting.calls] == wanted
+    assert {event for _, _, _, event in setting.calls} <= {MmuEvent.CLEAR, -1}
+
+
+def test_one_page_is_left_and_it_is_clean_and_read_only() -> None:
+    setting = merged()
+    folio = setting.folio(A)
+    assert folio is setting.folio(A + PAGE) is setting.folio(A + 2 * PAGE)
+    assert folio.ksm
+    assert [setting.mm.table.value(1, A + page * PAGE) & 0xFFF for page in range(3)] == [0x825, 0x025, 0x025]
+    assert len(setting.reused) == 2
+    assert [setting.get(A + page * PAGE) for page in range(3)] == [5, 5, 5]
+    balance(setting.host)
+
+
+def test_write_copies_even_for_the_last_user() -> None:
+    setting = merged()
+    setting.put(A, 6)
+    setting.put(A + PAGE, 7)
+    shared = setting.folio(A + 2 * PAGE)
+    setting.put(A + 2 * PAGE, 8)
+    assert setting.folio(A + 2 * PAGE) is not shared
+    assert [setting.get(A + page * PAGE) for page in range(3)] == [6, 7, 8]
+    assert not setting.host.ksm_pages
+    balance(setting.host)
+
+
+def test_further_page_joins_what_is_shared() -> None:
+    setting = merged()
+    setting.put(A + 3 * PAGE, 5)
+    assert setting.run(scan(setting.host, [(setting.mm, A + 3 * PAGE)])) == 1
+    assert setting.folio(A + 3 * PAGE) is setting.folio(A)
+    assert setting.run(scan(setting.host, [(setting.mm, A + 3 * PAGE)])) == 0
+
+
+def test_page_that_changes_under_the_comparison_is_not_merged() -> None:
+    """The pages are compared once this one is write-protected, so that a write before that is seen."""
+    setting = merged()
+    setting.put(A + 3 * PAGE, 5)
+    agent = merge_page(setting.mm, A + 3 * PAGE, setting.folio(A))
+    setting.put(A + 3 * PAGE, 6)
+    assert not setting.run(agent)
+    assert setting.get(A + 3 * PAGE) == 6
+    setting.put(A + 3 * PAGE, 5)
+    assert setting.run(merge_page(setting.mm, A + 3 * PAGE, setting.folio(A)))
+    balance(setting.host)
+
+
+def test_different_unmergeable_or_foreign_pages_stay() -> None:
+    setting = Setting()
+    setting.map(4 * PAGE)
+    setting.put(A, 5)
+    setting.put(A + PAGE, 6)
+    places = [(setting.mm, A), (setting.mm, A + PAGE), (setting.mm, A + 2 * PAGE)]
+    assert setting.run(scan(setting.host, places)) == 0
+    setting.run(mergeable(setting.mm, A, 4 * PAGE))
+    assert setting.run(scan(setting.host, places)) == 0
+    setting.put(A + PAGE, 5)
+    child = setting.run(fork(setting.mm))
+    assert setting.run(scan(setting.host, places)) == 0  # both are mapped by two
+    setting.run(exit_process(child))
+    assert setting.run(scan(setting.host, places)) == 1
+    balance(setting.host)
+
+
+def test_pages_of_a_huge_page_are_merged_after_it_is_split() -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.put(A + PAGE, 5)
+    setting.run(mergeable(setting.mm, A, HUGE))
+    assert setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + PAGE)])) == 1
+    assert setting.folio(A) is setting.folio(A + PAGE)
+    balance(setting.host)
+
+
+def test_unmergeable_gives_each_its_own() -> None:
+    setting = merged()
+    setting.run(unmergeable(setting.mm, A, 4 * PAGE))
+    assert len({setting.folio(A + page * PAGE) for page in range(3)}) == 3
+    assert [setting.get(A + page * PAGE) for page in range(3)] == [5, 5, 5]
+    assert not setting.host.ksm_pages
+    balance(setting.host)
+
+
+def test_shared_page_moves_and_goes_to_swap() -> None:
+    setting = merged()
+    assert setting.run(move_page(setting.mm, A + PAGE)) is Moved.DONE
+    folio = setting.folio(A)
+    assert (list(setting.host.ksm_pages), folio.ksm) == ([folio], True)
+    assert setting.run(reclaim(setting.host, [folio], ages=False)) == 1
+    assert entries.is_swap(setting.mm.table.value(1, A))
+    setting.put(A, 9)
+    assert [setting.get(A + page * PAGE) for page in range(3)] == [9, 5, 5]
+    balance(setting.host)

@@ -1,0 +1,146 @@
+"""madvise: what is dropped, aged, swapped, and what the notifiers hear."""
+
+import pytest
+
+from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host import madvise
+from pymodel.host.errors import BadRange
+from pymodel.host.files import MemFile
+from pymodel.host.fork import fork
+from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
+from pymodel.host.notifier import MmuEvent
+
+CLEAR = MmuEvent.CLEAR
+
+
+def test_dropped_memory_reads_as_zero() -> None:
+    setting = Setting()
+    setting.map(4 * PAGE)
+    setting.put(A + PAGE, 5)
+    setting.run(madvise.dont_need(setting.mm, A, 4 * PAGE))
+    assert setting.calls == [("start", 0, 4 * PAGE, CLEAR), ("end", 0, 4 * PAGE, CLEAR)]
+    assert len(setting.reused) == 1
+    assert setting.get(A + PAGE) == 0
+    balance(setting.host)
+
+
+def test_dropping_across_huge_pages_splits_those_at_the_edges() -> None:
+    """Recorded (dontneed_thp): the pairs of the splits lie inside the pair of the call."""
+    setting = Setting()
+    setting.map(2 * HUGE, "thp")
+    setting.put(A, 1)
+    setting.put(A + HUGE, 2)
+    low, high = HUGE - 12 * PAGE, HUGE + 12 * PAGE
+    setting.run(madvise.dont_need(setting.mm, A + low, high - low))
+    assert setting.calls == [("start", low, high, CLEAR), ("start", 0, HUGE, CLEAR), ("end", 0, HUGE, CLEAR),
+                             ("start", HUGE, 2 * HUGE, CLEAR), ("end", HUGE, 2 * HUGE, CLEAR),
+                             ("end", low, high, CLEAR)]  # fmt: skip
+    assert (setting.get(A), setting.get(A + HUGE)) == (1, 0)
+    balance(setting.host)
+
+
+def test_each_mapping_has_a_pair_of_its_own() -> None:
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.map(2 * PAGE, write=False, hva=A + 2 * PAGE)
+    setting.run(madvise.dont_need(setting.mm, A, 4 * PAGE))
+    assert [(name, start) for name, start, *_ in setting.calls] == [
+        ("start", 0), ("end", 0), ("start", 2 * PAGE), ("end", 2 * PAGE)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kernel", "nested"), [(HOST_6_1, True), (HOST_6_12, False)])
+def test_hugetlb_range_is_rounded_down_and_nested_before_6_3(kernel: HostKernel, nested: bool) -> None:
+    setting = Setting(kernel, huge=2)
+    setting.map(2 * HUGE, "hugetlb2m")
+    setting.put(A, 1)
+    setting.put(A + HUGE, 2)
+    setting.run(madvise.dont_need(setting.mm, A, HUGE + PAGE))
+    inner = [("start", 0, HUGE, MmuEvent.UNMAP), ("end", 0, HUGE, MmuEvent.UNMAP)] if nested else []
+    assert setting.calls == [("start", 0, HUGE, CLEAR), *inner, ("end", 0, HUGE, CLEAR)]
+    assert (setting.get(A), setting.get(A + HUGE)) == (0, 2)
+    with pytest.raises(BadRange, match="inside a hugetlb2m page"):
+        setting.run(madvise.dont_need(setting.mm, A + PAGE, HUGE - PAGE))
+
+
+def test_file_page_comes_back_with_its_content() -> None:
+    setting = Setting()
+    file = MemFile()
+    setting.map(PAGE, "memfd", file=file)
+    setting.put(A, 5)
+    setting.run(madvise.dont_need(setting.mm, A, PAGE))
+    assert setting.reused == []
+    assert setting.get(A) == 5
+
+
+def test_cold_forgets_only_what_the_process_touched() -> None:
+    """Recorded (pageout): no notifier."""
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.put(A, 5)
+    setting.run(madvise.cold(setting.mm, A, 2 * PAGE))
+    assert setting.calls == []
+    assert setting.mm.table.value(1, A) & 0xFFF == 0x847
+
+
+def test_free_makes_clean_and_old_and_drops_what_is_swapped() -> None:
+    """Recorded (pageout): 807."""
+    setting = Setting(HOST_6_1)
+    setting.map(2 * PAGE)
+    setting.put(A, 5)
+    setting.put(A + PAGE, 6)
+    setting.run(madvise.page_out(setting.mm, A + PAGE, PAGE))
+    setting.run(madvise.free(setting.mm, A, 2 * PAGE))
+    assert setting.calls == [("start", 0, 2 * PAGE, CLEAR), ("end", 0, 2 * PAGE, CLEAR)]
+    assert setting.mm.table.value(1, A) & 0xFFF == 0x807
+    assert setting.host.swap.used == 0
+    assert (setting.get(A), setting.get(A + PAGE)) == (5, 0)
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kernel", "asks"), [(HOST_6_1, True), (HOST_6_12, False)])
+def test_page_out_asks_for_accesses_before_6_9(kernel: HostKernel, asks: bool) -> None:
+    setting = Setting(kernel)
+    setting.map(2 * PAGE)
+    setting.put(A, 5)
+    assert setting.run(madvise.page_out(setting.mm, A, 2 * PAGE)) == 1
+    pair = [("start", 0, PAGE, CLEAR), ("end", 0, PAGE, CLEAR)]
+    assert setting.calls == ([("young", 0, PAGE, -1)] if asks else []) + pair
+
+
+def test_page_out_leaves_what_a_child_shares_and_splits_at_the_edge() -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A + 5 * PAGE, 5)
+    assert setting.run(madvise.page_out(setting.mm, A, 8 * PAGE)) == 8
+    assert setting.level(A + 8 * PAGE) == 1
+    child = setting.run(fork(setting.mm))
+    assert setting.run(madvise.page_out(setting.mm, A + 8 * PAGE, 8 * PAGE)) == 0
+    assert setting.get(A + 5 * PAGE, child) == 5
+    balance(setting.host)
+
+
+def test_huge_page_advice_decides_the_next_fault() -> None:
+    setting = Setting()
+    setting.map(2 * HUGE)
+    setting.run(madvise.huge_page(setting.mm, A, HUGE))
+    setting.put(A, 1)
+    setting.put(A + HUGE, 1)
+    assert (setting.level(A), setting.level(A + HUGE)) == (2, 1)
+    setting.run(madvise.no_huge_page(setting.mm, A, HUGE))
+    assert setting.level(A) == 2
+    vma = setting.mm.vmas.find(A)
+    assert vma is not None
+    assert (vma.kind, vma.no_huge) == ("anon4k", True)
+
+
+def test_advice_for_other_memory_or_holes_wrong() -> None:
+    setting = Setting()
+    setting.map(PAGE, "memfd", file=MemFile())
+    for advice in (madvise.huge_page, madvise.mergeable, madvise.free):
+        with pytest.raises(BadRange, match="must be anonymous, not memfd"):
+            setting.run(advice(setting.mm, A, PAGE))
+    for dropping in (madvise.dont_need, madvise.cold, madvise.page_out):
+        with pytest.raises(BadRange, match="nothing is mapped"):
+            setting.run(dropping(setting.mm, A, 2 * PAGE))
+    with pytest.raises(BadRange, match="whole pages"):
+        setting.run(madvise.dont_need(setting.mm, A, 8))

@@ -1,0 +1,92 @@
+"""fork: a child with the same private pages, write-protected on both sides (mm/memory.c copy_page_range)."""
+
+from dataclasses import replace
+
+from pymodel.host import entries
+from pymodel.host.effects import CopyPage, HostAgent, MmapLock, MmapUnlock
+from pymodel.host.errors import OutOfMemory
+from pymodel.host.frames import Folio
+from pymodel.host.notifier import MmuEvent
+from pymodel.host.page_table import HostEntry
+from pymodel.host.process import Process
+from pymodel.host.split import split_entry
+
+__all__ = ["fork"]
+
+
+def fork(mm: Process) -> HostAgent[Process]:
+    """The child. Notifiers stay with the parent: the child has no VM.
+
+    Shared mappings are faulted in anew. Private ones with anonymous pages are copied between a start and an end over
+    the whole mapping (PROTECTION_PAGE; hugetlb: CLEAR). A pinned page is copied at once, so that the parent keeps it.
+    Raises `OutOfMemory` where such a copy finds no frame; the child then is left half made.
+    """
+    child = mm.host.new_process()
+    yield MmapLock(mm.ident, True)
+    for vma in mm.vmas:
+        copy = replace(vma, reserve=None)
+        child.vmas.insert(copy)
+        if vma.file is not None:
+            vma.file.mappers.setdefault(child)
+        if vma.shared or not vma.anon_vma:
+            continue
+        event = MmuEvent.PROTECTION_PAGE if vma.pool is None else MmuEvent.CLEAR
+        yield from mm.invalidate_start(vma.start, vma.end, event)
+        for entry in mm.table.leaves(vma.start, vma.end):
+            yield from _copy_entry(mm, child, entry)
+        yield from mm.invalidate_end(vma.start, vma.end, event)
+    yield MmapUnlock(mm.ident, True)
+    return child
+
+
+def _copy_entry(mm: Process, child: Process, entry: HostEntry) -> HostAgent[None]:
+    """copy_nonpresent_pte, copy_present_pte, copy_huge_pmd."""
+    hva, level, value = entry.hva, entry.level, mm.table.value(entry.level, entry.hva)
+    if entries.is_swap(value):
+        value = entries.swap_shared(value)
+        mm.host.swap.slot(entries.swap_number(value)).refs += 1
+        yield mm.write_entry(hva, level, value)
+        yield child.write_entry(hva, level, value)
+        return
+    folio = mm.folio_at(hva, level)
+    if folio is None:
+        if value:
+            yield child.write_entry(hva, level, value)
+        return
+    if folio.pins and folio.anonymous:
+        yield from _copy_pinned(mm, child, HostEntry(hva, level, value), folio)
+        return
+    if entries.is_migration(value):
+        value = entries.migration_read_only(value, exclusive=False)
+    else:
+        frame = entries.mapped_frame(value)
+        assert frame is not None
+        value = entries.write_protect(value, mm.host.kernel) if value & entries.PRESENT else value
+        if level == 2 and folio.pool is None:
+            folio.exclusive = 0
+        else:
+            folio.set_exclusive(frame, False)
+    yield mm.write_entry(hva, level, value)
+    yield child.map_page(hva, level, value & ~entries.ACCESSED if value & entries.PRESENT else value, folio)
+
+
+def _copy_pinned(mm: Process, child: Process, entry: HostEntry, folio: Folio) -> HostAgent[None]:
+    """copy_present_page; a 2M entry of a pinned page is split for it."""
+    host = mm.host
+    if entry.level == 2 and folio.pool is None:
+        yield from split_entry(mm, entry.hva)
+        for part in mm.table.leaves(entry.hva, entry.hva + (1 << 21)):
+            yield from _copy_pinned(mm, child, part, folio)
+        return
+    new = host.frames.allocate(0, anonymous=True) if folio.pool is None else folio.pool.take(reserved=False)
+    if new is None:
+        raise OutOfMemory(f"no hugetlb page for the child's copy of the pinned page at {entry.hva:#x}")
+    new.anonymous, new.exclusive = True, 1
+    frame = entries.mapped_frame(entry.value)
+    assert frame is not None
+    for index in range(new.count):
+        yield CopyPage(frame + index, new.frame + index)
+    writable = bool(entry.value & entries.WRITABLE)
+    leaf = entries.leaf(new.frame, entry.level, writable=writable, dirty=True)
+    yield child.map_page(entry.hva, entry.level, leaf, new)
+    yield from host.put(new)

@@ -1,0 +1,168 @@
+"""madvise: DONTNEED, COLD, PAGEOUT, HUGEPAGE, MERGEABLE and their opposites (mm/madvise.c)."""
+
+from collections.abc import Callable
+
+from pymodel.host import entries
+from pymodel.host.effects import HostAgent, MmapLock, MmapUnlock
+from pymodel.host.errors import BadRange
+from pymodel.host.frames import Folio
+from pymodel.host.ksm import unmerge
+from pymodel.host.mapping import split_at
+from pymodel.host.notifier import MmuEvent
+from pymodel.host.process import Process, check_range
+from pymodel.host.reclaim import reclaim
+from pymodel.host.split import split_folio
+from pymodel.host.vma import Vma
+from pymodel.host.zap import zap_single
+
+__all__ = ["cold", "dont_need", "free", "huge_page", "mergeable", "no_huge_page", "page_out", "unmergeable"]
+
+
+def dont_need(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_DONTNEED: entries go, one start and end for each mapping; the next touch finds fresh or file pages.
+
+    On hugetlb the range is rounded down to whole pages. Raises `BadRange` for a start inside a hugetlb page, a
+    hole (ENOMEM, after the rest was done in Linux; here before), part of a page.
+    """
+    end = check_range(start, length)
+    vmas = mm.vmas.covering(start, end)
+    for vma in vmas:
+        if max(start, vma.start) % entries.page_size(vma.level):
+            raise BadRange(f"hva {start:#x} lies inside a {vma.kind} page")
+    yield MmapLock(mm.ident, False)
+    for vma in vmas:
+        size = entries.page_size(vma.level)
+        low, high = max(start, vma.start), min(end, vma.end) & ~(size - 1)
+        if low < high:
+            yield from zap_single(mm, vma, low, high)
+    yield MmapUnlock(mm.ident, False)
+
+
+def cold(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_COLD: A is cleared in the process's own entries; no notifier is asked, so a guest's accesses stay noted."""
+    end = check_range(start, length)
+    mm.vmas.covering(start, end)
+    yield MmapLock(mm.ident, False)
+    _make_old(mm, start, end)
+    yield MmapUnlock(mm.ident, False)
+
+
+def _make_old(mm: Process, start: int, end: int) -> list[Folio]:
+    """Clear A of the pages that lie whole in the range and that only one mapping shows; these pages."""
+    found: dict[Folio, None] = {}
+    for entry in mm.table.leaves(start, end):
+        folio = mm.folio_at(entry.hva, entry.level)
+        last = entry.hva + entries.page_size(entry.level)
+        if folio is None or not entry.present or folio.pool is not None or entry.hva < start or last > end:
+            continue
+        if folio not in found and any(other is not mm for other, _ in folio.mappings):
+            continue
+        mm.table.set(entry.level, entry.hva, entry.value & ~entries.ACCESSED)
+        found[folio] = None
+    return list(found)
+
+
+def free(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_FREE: between a start and an end, A and D are cleared and swapped pages dropped; reads may find zero later.
+
+    The model never takes such a page before the process or the guest writes to it again: a kernel that is not short
+    of memory. Raises `BadRange` for memory that is not anonymous.
+    """
+    end = check_range(start, length)
+    vmas = mm.vmas.covering(start, end)
+    for vma in vmas:
+        if not vma.anonymous:
+            raise BadRange(f"the mapping at {vma.start:#x} must be anonymous, not {vma.kind}")
+    yield MmapLock(mm.ident, False)
+    for vma in vmas:
+        low, high = max(start, vma.start), min(end, vma.end)
+        yield from mm.invalidate_start(low, high, MmuEvent.CLEAR)
+        for entry in mm.table.leaves(low, high):
+            last = entry.hva + entries.page_size(entry.level)
+            if entries.is_swap(entry.value):
+                yield mm.write_entry(entry.hva, 1, 0)
+                yield from mm.host.put_slot(mm.host.swap.slot(entries.swap_number(entry.value)))
+            elif entry.present and low <= entry.hva and last <= high:
+                yield mm.write_entry(entry.hva, entry.level, entries.clean_and_old(entry.value))
+        yield from mm.invalidate_end(low, high, MmuEvent.CLEAR)
+    yield MmapUnlock(mm.ident, False)
+
+
+def page_out(mm: Process, start: int, length: int) -> HostAgent[int]:
+    """MADV_PAGEOUT: reclaim now what only this process maps; how many 4K pages went.
+
+    A huge page that the range covers in part is split. Before 6.9 pages that the guest touched get a second chance.
+    """
+    end = check_range(start, length)
+    mm.vmas.covering(start, end)
+    yield MmapLock(mm.ident, False)
+    for edge in (start, end):
+        entry = mm.huge_entry(edge)
+        if edge % (1 << 21) and entry is not None:
+            folio = mm.folio_at(entry.hva, 2)
+            if folio is not None and len(folio.mappings) == 1:
+                yield from split_folio(mm.host, folio)
+    folios = _make_old(mm, start, end)
+    done = yield from reclaim(mm.host, folios, ages=mm.host.kernel.pageout_ages)
+    yield MmapUnlock(mm.ident, False)
+    return done
+
+
+def huge_page(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_HUGEPAGE: anonymous memory of the range takes huge pages from now on. Raises `BadRange` for other kinds."""
+    yield from _set_kind(mm, start, length, "thp")
+
+
+def no_huge_page(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_NOHUGEPAGE: no new huge pages; those that are mapped stay. Raises `BadRange` for other kinds."""
+    yield from _set_kind(mm, start, length, "anon4k")
+
+
+def _set_kind(mm: Process, start: int, length: int, kind: str) -> HostAgent[None]:
+    def change(vma: Vma) -> None:
+        vma.kind, vma.no_huge = kind, kind == "anon4k"
+
+    yield from _change_vmas(mm, start, length, change, lambda vma: (vma.kind, vma.no_huge) != (kind, kind == "anon4k"))
+
+
+def mergeable(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_MERGEABLE: KSM may share pages of the range. Raises `BadRange` for memory that is not anonymous."""
+
+    def change(vma: Vma) -> None:
+        vma.mergeable = True
+
+    yield from _change_vmas(mm, start, length, change, lambda vma: not vma.mergeable)
+
+
+def unmergeable(mm: Process, start: int, length: int) -> HostAgent[None]:
+    """MADV_UNMERGEABLE: every page that KSM shares is copied again."""
+
+    def change(vma: Vma) -> None:
+        vma.mergeable = False
+
+    for vma in mm.vmas.covering(start, check_range(start, length)):
+        if vma.anonymous and vma.mergeable:
+            yield from unmerge(mm, max(start, vma.start), min(start + length, vma.end))
+    yield from _change_vmas(mm, start, length, change, lambda vma: vma.mergeable)
+
+
+def _change_vmas(
+    mm: Process, start: int, length: int, change: Callable[[Vma], None], differs: Callable[[Vma], bool]
+) -> HostAgent[None]:
+    """madvise_update_vma: cut at the edges of the range, change, join what is alike."""
+    end = check_range(start, length)
+    for vma in mm.vmas.covering(start, end):
+        if not vma.anonymous:
+            raise BadRange(f"the mapping at {vma.start:#x} must be anonymous, not {vma.kind}")
+    yield MmapLock(mm.ident, True)
+    for vma in mm.vmas.touching(start, end):
+        if not differs(vma):
+            continue
+        low, high = max(start, vma.start), min(end, vma.end)
+        yield from split_at(mm, low)
+        yield from split_at(mm, high)
+        part = mm.vmas.find(low)
+        assert part is not None
+        change(part)
+    mm.vmas.merge(start, end)
+    yield MmapUnlock(mm.ident, True)

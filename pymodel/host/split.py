@@ -1,0 +1,101 @@
+"""Splitting: a 2M entry into 512 entries of the same page, and a 2M page into 512 pages (mm/huge_memory.c)."""
+
+from collections.abc import Iterable
+
+from pymodel.host import entries
+from pymodel.host.effects import HostAgent, HostPteChanged
+from pymodel.host.frames import Folio
+from pymodel.host.notifier import MmuEvent
+from pymodel.host.process import Host, Process
+from pymodel.host.rmap import restore_entries, to_migration_entries
+
+__all__ = ["shrink_deferred", "split_entry", "split_folio"]
+
+_HUGE = 1 << 21
+
+
+def split_entry(mm: Process, hva: int) -> HostAgent[None]:
+    """__split_huge_pmd: the notifiers hear of it even where no 2M entry is found between the calls."""
+    base = hva & ~(_HUGE - 1)
+    yield from mm.invalidate_start(base, base + _HUGE, MmuEvent.CLEAR)
+    yield from _split_locked(mm, base)
+    yield from mm.invalidate_end(base, base + _HUGE, MmuEvent.CLEAR)
+
+
+def _split_locked(mm: Process, base: int) -> Iterable[HostPteChanged]:
+    """All entries change in one section under the lock; the effects follow."""
+    value = mm.table.value(2, base)
+    if not value:
+        return []
+    folio = mm.folio_at(base, 2)
+    changes = [mm.write_entry(base, 2, 0)]
+    if folio is not None:
+        del folio.mappings[mm, base]
+        folio.refs += 511
+        if folio.exclusive:
+            folio.exclusive = folio.whole
+    for index in range(512):
+        hva = base + (index << 12)
+        changes.append(mm.write_entry(hva, 1, _part(mm.host, value, index)))
+        if folio is not None:
+            folio.mappings[mm, hva] = 1
+    return changes
+
+
+def _part(host: Host, value: int, index: int) -> int:
+    if entries.is_migration(value):
+        return entries.migration_part(value, index)
+    frame = entries.mapped_frame(value)
+    assert frame is not None
+    if host.is_zero(frame):
+        return entries.zero_leaf(host.zero.frame, 1)
+    small = entries.part(value, index)
+    return small if host.kernel.split_keeps_dirty else small & ~entries.DIRTY
+
+
+def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
+    """split_huge_page: True if the page is 512 pages now, False if somebody uses it.
+
+    Every mapping becomes migration entries while the page is taken apart (unmap_folio, remap_page); pages that
+    nobody maps are freed.
+    """
+    if folio.order != 9 or folio.pool is not None or folio.locked:
+        return False
+    if folio.pins or folio.slots or folio.unexpected_refs():
+        return False
+    folio.locked = True
+    folio.refs += 1
+    for (mm, hva), level in list(folio.mappings.items()):
+        if level == 2:
+            yield from split_entry(mm, hva)
+    yield from to_migration_entries(folio)
+    if folio.unexpected_refs() != 1 or folio.pins:
+        yield from restore_entries(folio, folio)
+        folio.locked = False
+        yield from host.put(folio)
+        return False
+    host.deferred.pop(folio, None)
+    mappings = list(folio.mappings.items())
+    parts = host.frames.split(folio)
+    for (mm, hva), level in mappings:
+        part = parts[entries.migration_frame(mm.table.value(level, hva)) - folio.frame]
+        part.mappings[mm, hva] = level
+        part.refs += 1
+    for part in parts:
+        if part.mappings:
+            yield from restore_entries(part, part)
+    parts[0].locked = False
+    for part in parts[1:]:
+        part.refs += 1
+    for part in parts:
+        yield from host.put(part)
+    return True
+
+
+def shrink_deferred(host: Host) -> HostAgent[int]:
+    """deferred_split_scan: split the huge pages of which a part is unmapped; how many were."""
+    done = 0
+    for folio in list(host.deferred):
+        if folio in host.deferred and (yield from split_folio(host, folio)):
+            done += 1
+    return done
