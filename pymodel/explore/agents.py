@@ -41,32 +41,33 @@ class Node:
     """A position of an agent, with the resources that it and the positions after it touch, as bit masks."""
 
     __slots__ = ("answer", "children", "done", "effect", "events", "future_reads", "future_writes", "generator",
-                 "number", "parent", "shared", "value")  # fmt: skip
+                 "number", "parents", "value")  # fmt: skip
 
     def __init__(self, number: int, parent: "Node | None" = None, answer: Any = None) -> None:
         self.number = number
-        self.parent = parent
+        self.parents = [parent] if parent else []
+        """More than one where several ways lead to the same position (`pymodel.explore.world`)."""
         self.answer = answer
-        self.children: dict[Hashable, Node] = {}
+        self.children: dict[Any, Any] = {}
         self.effect: Any = None
         self.done = False
         self.value: Any = None
         self.events: tuple[Event, ...] = parent.events if parent else ()
         self.generator: Generator[Any, Any, Any] | None = None
-        self.shared: Hashable = None
-        """What the agents share besides memory, after the step to here (`pymodel.explore.world`)."""
         self.future_reads = 0
         self.future_writes = 0
 
     def touch(self, reads: int, writes: int) -> bool:
         """This position touches these resources; True where that was not known."""
-        node: Node | None = self
+        pending = [self]
         grown = False
-        while node is not None and (reads & ~node.future_reads or writes & ~node.future_writes):
-            node.future_reads |= reads
-            node.future_writes |= writes
-            grown = True
-            node = node.parent
+        while pending:
+            node = pending.pop()
+            if reads & ~node.future_reads or writes & ~node.future_writes:
+                node.future_reads |= reads
+                node.future_writes |= writes
+                grown = True
+                pending += node.parents
         return grown
 
 
@@ -113,7 +114,7 @@ class AgentTree:
 
     def after(self, node: Node, answer: Any) -> Node:
         """The position that follows when the effect of `node` is answered."""
-        child = node.children.get(answer)
+        child: Node | None = node.children.get(answer)
         if child is None:
             child = Node(len(self.nodes), node, answer)
             self.nodes.append(child)
@@ -126,11 +127,9 @@ class AgentTree:
         return child
 
     def _replay(self, node: Node) -> Generator[Any, Any, Any]:
-        path: list[Node] = []
-        at: Node | None = node
-        while at is not None:
-            path.append(at)
-            at = at.parent
+        path = [node]
+        while path[-1].parents:
+            path.append(path[-1].parents[0])
         generator = self._factory()
         for step in reversed(path):
             effect = advance(self.name, generator, step.answer, self._quiet, None)

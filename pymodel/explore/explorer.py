@@ -19,7 +19,8 @@ from typing import Any
 
 from pymodel.effects import CompareExchange, Event, FetchAnd, FetchOr, Load, Store, WaitFor, apply
 from pymodel.explore.agents import AgentTree, Choose, Factory, Node
-from pymodel.explore.results import Exploration, Outcome, ScheduleStep, TooLarge
+from pymodel.explore.labels import Namer, label_of
+from pymodel.explore.results import Exploration, Outcome, ScheduleStep, StateView, TooLarge
 from pymodel.explore.search import Search, State, count_schedules
 from pymodel.explore.unit import MORE, NOTHING, Pending, Resource, Unit
 from pymodel.explore.world import JointTrees, Start, World
@@ -36,6 +37,8 @@ class _Move:
     """New position of the agent; None where it still waits, and for a unit's own move."""
     unit: tuple[int, Any] | None
     """(number, new state)."""
+    shared: int = 0
+    """Number of what is shared afterwards."""
 
 
 @dataclass(slots=True)
@@ -60,19 +63,20 @@ def explore(
     *,
     reduce: bool = True,
     observe: Mapping[str, int] | None = None,
-    check: Callable[[SparseMem], str] | None = None,
+    check: Callable[[StateView], str] | None = None,
     quiet: tuple[type, ...] = (),
+    names: Namer = hex,
     max_states: int = 2_000_000,
 ) -> Exploration:
     """Run the agents in every order; `observe` names words of memory whose final value is part of the outcome.
 
     `agents`: a factory for each, or one for a whole `World` where they share Python objects.
-    `check` says what is wrong with memory ("" for nothing); a state in which something is ends its schedule.
-    `quiet`: further effect types without effect. Raises `TooLarge` beyond `max_states`, `ValueError` for an
-    agent that is not a function of its answers and for a state graph with a cycle, `TypeError` for an effect
-    that nobody performs.
+    `check` says what is wrong with a state ("" for nothing); a state in which something is ends its schedule.
+    `quiet`: further effect types without effect. `names` gives words of memory the names that schedules show.
+    Raises `TooLarge` beyond `max_states`, `ValueError` for an agent that is not a function of its answers and
+    for a state graph with a cycle, `TypeError` for an effect that nobody performs.
     """
-    return _Explorer(agents, memory, units, reduce, dict(observe or {}), check, quiet, max_states).run()
+    return _Explorer(agents, memory, units, reduce, dict(observe or {}), check, quiet, names, max_states).run()
 
 
 class _Explorer:
@@ -83,14 +87,19 @@ class _Explorer:
         units: Sequence[Unit],
         reduce: bool,
         observe: Mapping[str, int],
-        check: Callable[[SparseMem], str] | None,
+        check: Callable[[StateView], str] | None,
         quiet: tuple[type, ...],
+        names: Namer,
         max_states: int,
     ) -> None:
-        self.joint = JointTrees(agents, quiet) if callable(agents) else None
-        self.trees = [] if callable(agents) else [AgentTree(*item, quiet) for item in agents.items()]
-        self.names = self.joint.names if self.joint else tuple(tree.name for tree in self.trees)
-        self.nodes = self.joint.nodes if self.joint else [tree.nodes for tree in self.trees]
+        self.joint = JointTrees(agents, quiet, check is not None) if callable(agents) else None
+        self.sharing = len(self.joint.names) if self.joint else 0
+        """The first agents so many share more than memory."""
+        apart = self.joint.apart if self.joint else agents
+        assert not callable(apart)
+        self.trees = [AgentTree(*item, quiet) for item in apart.items()]
+        self.names = (*(self.joint.names if self.joint else ()), *apart)
+        self.nodes = [*(self.joint.nodes if self.joint else ()), *(tree.nodes for tree in self.trees)]
         self.units = tuple(units)
         self.own = [(number, which) for number, unit in enumerate(units) for which in range(len(unit.threads))]
         self.participants = (*self.names, *(f"{units[number].threads[which]}" for number, which in self.own))
@@ -100,6 +109,7 @@ class _Explorer:
         self.reduce = reduce
         self.observe = observe
         self.check = check
+        self.namer = names
         self.max_states = max_states
         self.bits: dict[Resource, int] = {}
         self.chains: list[list[Node]] = [[] for _ in self.own]
@@ -125,21 +135,38 @@ class _Explorer:
 
     # --- what may happen next ------------------------------------------------------------------------------
 
-    def _next(self, who: int, node: Node, answer: Any, search: Search, at: int) -> Node:
-        """Where the agent gets from state `at` when its effect is answered."""
-        if self.joint is None:
-            return self.trees[who].after(node, answer)
-        return self.joint.after(who, node, answer, search.states[at][2][-1], lambda: self._history(search, at))
+    def _move(
+        self,
+        who: int,
+        node: Node,
+        label: str,
+        answer: Any,
+        search: Search,
+        at: int,
+        stores: tuple[tuple[int, int], ...] = (),
+        unit: tuple[int, Any] | None = None,
+    ) -> _Move:
+        """The agent gets on from state `at`, for its effect is answered."""
+        after, shared = self._next(who, node, answer, search, at)
+        return _Move(label, stores, after, unit, shared)
+
+    def _next(self, who: int, node: Node, answer: Any, search: Search, at: int) -> tuple[Node, int]:
+        """Position and number of what is shared, when the effect is answered in state `at`."""
+        if self.joint is None or who >= self.sharing:
+            return self.trees[who - self.sharing].after(node, answer), search.states[at][2][-1]
+        _, positions, units = search.states[at]
+        return self.joint.after(who, positions[: self.sharing], answer, units[-1], lambda: self._history(search, at))
 
     def _history(self, search: Search, at: int) -> list[tuple[int, Any]]:
-        """(agent, answer) of each step on the way to state `at`."""
+        """(agent, answer) of each step of agents that share, on the way to state `at`."""
+        assert self.joint is not None
         steps = []
         while at:
-            before, who, _ = search.origins[at]
-            if who < len(self.nodes):
-                old, new = search.states[before][1][who], search.states[at][1][who]
-                if old != new:
-                    steps.append((who, self.nodes[who][new].answer))
+            before, who, _, stepped = search.origins[at]
+            if stepped and who < self.sharing:
+                nodes, state = self.nodes[who], search.states[before]
+                old, new = nodes[state[1][who]], nodes[search.states[at][1][who]]
+                steps.append((who, self.joint.answer(old, new, state[2][-1])))
             at = before
         return steps[::-1]
 
@@ -148,29 +175,24 @@ class _Explorer:
         effect = node.effect
         if isinstance(effect, Choose):
             options = effect.options
-            return NOTHING, [
-                _Move(f"chooses {option}", (), self._next(who, node, option, search, at), None) for option in options
-            ]
+            return NOTHING, [self._move(who, node, f"chooses {option}", option, search, at) for option in options]
         if isinstance(effect, Start):
-            return NOTHING, [_Move("starts", (), self._next(who, node, None, search, at), None)]
+            return NOTHING, [self._move(who, node, "starts", None, search, at)]
         for number, unit in enumerate(self.units):
             if unit.takes(effect):
                 pending = unit.agent_moves(who, effect, units[number], memory)
                 return pending, [
-                    _Move(
-                        move.label,
-                        move.stores,
-                        None if move.answer is MORE else self._next(who, node, move.answer, search, at),
-                        (number, move.state),
-                    )
+                    _Move(move.label, move.stores, None, (number, move.state))
+                    if move.answer is MORE
+                    else self._move(who, node, move.label, move.answer, search, at, move.stores, (number, move.state))
                     for move in pending.moves
                 ]
         if isinstance(effect, WaitFor):
             reads: frozenset[Resource] = frozenset({effect.address & ~7})
             moves = []
             if effect.satisfied(memory.load):
-                label = f"sees {effect.address:#x} = {effect.value:#x}"
-                moves.append(_Move(label, (), self._next(who, node, None, search, at), None))
+                label = f"sees {self.namer(effect.address)} = {effect.value:#x}"
+                moves.append(self._move(who, node, label, None, search, at))
             return Pending(reads, frozenset(), ()), moves
         if not isinstance(effect, Load | Store | CompareExchange | FetchOr | FetchAnd):
             raise TypeError(f"agent {self.names[who]} yields {effect!r}, which nobody here performs")
@@ -180,8 +202,8 @@ class _Explorer:
         new = after.load(effect.address)
         stores = () if new == memory.load(effect.address) else ((effect.address, new),)
         writes = frozenset[Resource]() if isinstance(effect, Load) else word
-        child = self._next(who, node, answer, search, at)
-        return Pending(word, writes, ()), [_Move(_label(effect, answer), stores, child, None)]
+        label = label_of(effect, answer, self.namer)
+        return Pending(word, writes, ()), [self._move(who, node, label, answer, search, at, stores)]
 
     def _turns(self, search: Search, at: int) -> list[_Turn]:
         turns = []
@@ -192,9 +214,9 @@ class _Explorer:
                 turns.append(_Turn(0, 0, 0, 0, []))
                 continue
             pending, moves = self._pending(who, node, search, at)
-            if self.joint is not None:
+            if who < self.sharing:
                 shared = frozenset({_SHARED})
-                changes = any(move.node is not None and move.node.shared != state[2][-1] for move in moves)
+                changes = any(move.node is not None and move.shared != state[2][-1] for move in moves)
                 writes = pending.writes | shared if changes else pending.writes
                 pending = Pending(pending.reads | shared, writes, ())
             turns.append(self._turn(node, pending, moves))
@@ -206,6 +228,8 @@ class _Explorer:
         return turns
 
     def _turn(self, node: Node, pending: Pending, moves: list[_Move]) -> _Turn:
+        if not self.reduce:
+            return _Turn(0, 0, 0, 0, moves)
         reads, writes = self._mask(pending.reads), self._mask(pending.writes)
         if node.touch(reads, writes):
             self.grown = True
@@ -250,8 +274,10 @@ class _Explorer:
             self.grown = False
             search = Search()
             self._search(search)
-            if not (self.reduce and self.grown):
+            if not (self.reduce and (self.grown or (self.joint and self.joint.grown))):
                 break
+            if self.joint:
+                self.joint.grown = False
         outcomes = {outcome: self._schedule(search, last) for outcome, last in search.ends.items()}
         schedules = count_schedules(search.edges)
         transitions = sum(map(len, search.edges))
@@ -261,25 +287,29 @@ class _Explorer:
     def _search(self, search: Search) -> None:
         """Breadth first, so that the first schedule to an outcome is a shortest one."""
         units = tuple(unit.start(len(self.nodes)) for unit in self.units)
-        shared = self.joint.shared if self.joint else None
-        start: State = (self.memory.copy(), (0,) * len(self.nodes), (*units, shared))
-        search.add(start, (-1, -1, ""))
+        start: State = (self.memory.copy(), (0,) * len(self.nodes), (*units, 0))
+        search.add(start, (-1, -1, "", False))
         at = 0
         while at < len(search.states):
             state = search.states[at]
             edges = search.edges[at]
-            broken = self.check(state[0]) if self.check else ""
+            broken = self.check(self._view(state)) if self.check else ""
             turns = self._turns(search, at)
             chosen = [] if broken else self._persistent(turns)
             for who in chosen:
                 for move in turns[who].moves:
                     after = self._after(state, who, move)
-                    edges.append(search.add(after, (at, who, move.label)))
+                    edges.append(search.add(after, (at, who, move.label, move.node is not None)))
             if not chosen:
                 search.ends.setdefault(self._outcome(state, broken), at)
             if len(search.states) > self.max_states:
                 raise TooLarge(f"more than {self.max_states:,} states")
             at += 1
+
+    def _view(self, state: State) -> StateView:
+        memory, _, units = state
+        named = {unit.name: own for unit, own in zip(self.units, units, strict=False)}
+        return StateView(memory, named, self.joint.copies[units[-1]] if self.joint else None, units[-1])
 
     def _after(self, state: State, who: int, move: _Move) -> State:
         memory, nodes, units = state
@@ -292,8 +322,8 @@ class _Explorer:
         if move.unit is not None:
             number, new = move.unit
             units = (*units[:number], new, *units[number + 1 :])
-        if self.joint is not None and move.node is not None:
-            units = (*units[:-1], move.node.shared)
+        if move.node is not None and who < self.sharing:
+            units = (*units[:-1], move.shared)
         return memory, nodes, units
 
     def _outcome(self, state: State, broken: str) -> Outcome:
@@ -310,7 +340,7 @@ class _Explorer:
     def _schedule(self, search: Search, last: int) -> tuple[ScheduleStep, ...]:
         steps: list[ScheduleStep] = []
         while True:
-            before, who, label = search.origins[last]
+            before, who, label, _ = search.origins[last]
             if before < 0:
                 break
             events: tuple[Event, ...] = ()
@@ -321,18 +351,3 @@ class _Explorer:
             steps.append(ScheduleStep(self.participants[who], label, events))
             last = before
         return tuple(reversed(steps))
-
-
-def _label(effect: Load | Store | CompareExchange | FetchOr | FetchAnd, answer: int | None) -> str:
-    match effect:
-        case Load(address):
-            return f"load {address:#x} -> {answer:#x}"
-        case Store(address, value):
-            return f"store {address:#x} = {value:#x}"
-        case CompareExchange(address, expected, new):
-            found = "" if answer == expected else f" fails, found {answer:#x}"
-            return f"cmpxchg {address:#x} {expected:#x} -> {new:#x}{found}"
-        case FetchOr(address, mask):
-            return f"or {address:#x} {mask:#x} (was {answer:#x})"
-        case FetchAnd(address, mask):
-            return f"and {address:#x} {mask:#x} (was {answer:#x})"

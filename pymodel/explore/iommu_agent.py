@@ -15,6 +15,7 @@ from typing import Any
 
 from pymodel.effects import ReadRegister, WriteRegister
 from pymodel.explore.iommu_state import Cached, Flight, Held, IommuState, Walk, finish, submit
+from pymodel.explore.labels import Namer
 from pymodel.explore.unit import Pending, Resource, UnitMove
 from pymodel.iommu.queue import IotlbInvalidation, Wait, decode
 from pymodel.memory import SparseMem
@@ -86,8 +87,12 @@ class IommuAgent:
         queue: int,
         *,
         flaws: Collection[str] = (),
+        names: Namer = hex,
     ) -> None:
-        """`queue`: address of the page with 128-bit descriptors. Raises `ValueError` for an unknown flaw."""
+        """`queue`: address of the page with 128-bit descriptors; `names`: of words of memory, for schedules.
+
+        Raises `ValueError` for an unknown flaw.
+        """
         if not FLAWS.issuperset(flaws):
             raise ValueError(f"flaws must be among {', '.join(sorted(FLAWS))}, not {', '.join(sorted(flaws))}")
         self.params = params
@@ -95,6 +100,7 @@ class IommuAgent:
         self.queue = queue
         self.flaws = frozenset(flaws)
         self.name = "iommu"
+        self._names = names
         self.threads = ("queue",)
         self._format = SecondStage.of(params)
         self._agents = 0
@@ -186,7 +192,7 @@ class IommuAgent:
             return address, self._refuse(who, effect, state, Reason.SM_TABLE_ACCESS, f"{LEVEL_NAMES[level]} access")
         word = memory.load(address)
         entry = self._format.classify(word, level)
-        seen = f"{LEVEL_NAMES[level]} {address:#x} = {word:#x}"
+        seen = f"{LEVEL_NAMES[level]} {self._names(address)} = {word:#x}"
         start, tag = effect.iova & -span(level), pointer.tag
         if entry.kind is Kind.EMPTY:
             if self.params.np_cache:
@@ -213,7 +219,7 @@ class IommuAgent:
 
     def _translated(self, who: int, effect: Dma | Prefetch, state: IommuState, leaf: Cached, how: str) -> UnitMove:
         address = leaf.address + (effect.iova & (span(leaf.level) - 1))
-        text = f"{how} {effect.iova:#x} -> {address:#x}"
+        text = f"{how} {effect.iova:#x} -> {self._names(address)}"
         state = _walking(state, who, None)
         if isinstance(effect, Prefetch):
             return UnitMove(f"prefetch {text}", state, answer=None)
@@ -224,10 +230,10 @@ class IommuAgent:
         mine: frozenset[Resource] = frozenset({("iommu", "dma", who)})
         done = _flying(state, who, None)
         if effect.write:
-            move = UnitMove(f"DMA write {word:#x} = {effect.value:#x}", done, ((word, effect.value),), None)
+            move = UnitMove(f"DMA write {self._names(word)} = {effect.value:#x}", done, ((word, effect.value),), None)
             return Pending(mine, mine | {word}, (move,))
         value = memory.load(word)
-        return Pending(mine | {word}, mine, (UnitMove(f"DMA read {word:#x} -> {value:#x}", done, (), value),))
+        return Pending(mine | {word}, mine, (UnitMove(f"DMA read {self._names(word)} -> {value:#x}", done, (), value),))
 
     def _refuse(self, who: int, effect: Dma | Prefetch, state: IommuState, reason: Reason, why: str) -> UnitMove:
         answer = None if isinstance(effect, Prefetch) else Fault(reason)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymodel.effects import Event
+from pymodel.memory import SparseMem
 
-__all__ = ["Exploration", "Outcome", "ScheduleStep", "TooLarge"]
+__all__ = ["Exploration", "Outcome", "ScheduleStep", "StateView", "TooLarge"]
 
 
 class TooLarge(RuntimeError):
@@ -45,6 +46,19 @@ class ScheduleStep:
     label: str
     events: tuple[Event, ...] = ()
     """What the agent said after this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateView:
+    """One state, as a check sees it; nothing of it may be changed."""
+
+    memory: SparseMem
+    units: Mapping[str, Any]
+    """State of each unit, by its name."""
+    shared: Any
+    """A copy of what the agents of a `World` share; None where there is no world."""
+    number: int
+    """Equal where what is shared is equal."""
 
 
 @dataclass(frozen=True)

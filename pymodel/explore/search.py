@@ -17,11 +17,12 @@ class Search:
     def __init__(self) -> None:
         self.numbers: dict[State, int] = {}
         self.states: list[State] = []
-        self.origins: list[tuple[int, int, str]] = []
+        self.origins: list[tuple[int, int, str, bool]] = []
+        """(state before, participant, label, whether an agent came to another position) of each."""
         self.edges: list[list[int]] = []
         self.ends: dict[Outcome, int] = {}
 
-    def add(self, state: State, origin: tuple[int, int, str]) -> int:
+    def add(self, state: State, origin: tuple[int, int, str, bool]) -> int:
         """Number of the state, new or known."""
         number = self.numbers.setdefault(state, len(self.states))
         if number == len(self.states):

@@ -1,20 +1,27 @@
 """Agents that share Python objects besides memory, such as the state of a VM.
 
 Such agents are no functions of their answers. `explore` then takes a function that makes a whole `World`
-anew: a position is reached by replaying all agents in the order of a schedule that led there. What an agent
-does between two effects counts as one step, which reads everything shared and writes it where it changes.
-A schedule's first step of each agent runs it to its first effect.
+anew: a position is reached by replaying all agents in the order of a schedule that led there, or by going on
+with a world that stands there. Positions are equal where the generators stand at the same place with equal
+variables, whatever led there. What an agent does between two effects counts as one step, which reads
+everything shared and writes it where it changes. A schedule's first step of each agent runs it to its first
+effect. Agents that touch nothing shared, such as devices, are better kept `apart`: they stay functions of
+their answers, and nothing shared holds them up.
 """
 
 from collections.abc import Callable, Generator, Hashable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from pymodel.effects import Delay
-from pymodel.explore.agents import Node, advance
+from pymodel.explore.agents import Factory, Node, advance
+from pymodel.explore.freezing import freeze, places, position
 
-__all__ = ["JointTrees", "Start", "World", "freeze"]
+__all__ = ["JointTrees", "Start", "World"]
+
+_STANDING = 512
+"""Worlds that are kept where they stand."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,17 @@ class World:
 
     agents: Mapping[str, Generator[Any, Any, Any]]
     shared: Any
+    picture: Callable[[Any], Hashable] | None = None
+    """What is equal for equal `shared`; `freeze` unless something faster is known."""
+    apart: Mapping[str, Factory] = field(default_factory=dict)
+    """Agents that touch nothing shared; they come behind the others."""
+
+    def look(self) -> Hashable:
+        """The picture of what is shared now."""
+        return (self.picture or freeze)(self.shared)
+
+
+_Running: TypeAlias = tuple[World, list[Generator[Any, Any, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,78 +49,83 @@ class Start:
 
 
 class JointTrees:
-    """Positions of agents that share a world."""
+    """Positions of agents that share a world. What is shared counts by the number of its picture, the first is 0."""
 
-    def __init__(self, make: Callable[[], World], quiet: tuple[type, ...]) -> None:
+    def __init__(self, make: Callable[[], World], quiet: tuple[type, ...], keep: bool) -> None:
+        """`keep`: copies of what is shared are wanted, for a check of each state."""
         world = make()
         self._make = make
         self._quiet = (Delay, *quiet)
+        self._keep = keep
+        self._numbers: dict[Hashable, int] = {}
         self.names = tuple(world.agents)
-        self.shared = freeze(world.shared)
+        self.apart = dict(world.apart)
+        self.copies: list[Any] = []
+        """What was shared, by number, where copies are wanted."""
+        self._number(world)
+        self._standing: dict[tuple[tuple[int, ...], int], _Running] = {}
+        """Worlds by the positions of their agents and the number of what they share, oldest first."""
+        self._positions: list[dict[Hashable, Node]] = [{} for _ in self.names]
+        self.grown = False
+        """A new way to a known position told something new about what may come."""
         self.nodes: list[list[Node]] = []
         for _ in self.names:
             root = Node(0)
             root.effect = Start()
             self.nodes.append([root])
 
+    def _number(self, world: World) -> int:
+        picture = world.look()
+        number = self._numbers.setdefault(picture, len(self._numbers))
+        if self._keep and number == len(self.copies):
+            self.copies.append(deepcopy(world.shared))
+        return number
+
+    def answer(self, old: Node, new: Node, shared: int) -> Any:
+        """An answer with which a step leads from one position to the other."""
+        return next(key[0] for key, (child, _) in old.children.items() if child is new and key[1] == shared)
+
+    def _replayed(self, shared: int, history: list[tuple[int, Any]]) -> _Running:
+        world = self._make()
+        agents = list(world.agents.values())
+        for who, answer in history:
+            advance(self.names[who], agents[who], answer, self._quiet, None)
+        if self._numbers.get(world.look()) != shared:
+            raise ValueError("a world must depend on nothing but the steps taken in it: a replay led elsewhere")
+        return world, agents
+
     def after(
         self,
         who: int,
-        node: Node,
+        positions: tuple[int, ...],
         answer: Any,
-        shared: Hashable,
+        shared: int,
         history: Callable[[], list[tuple[int, Any]]],
-    ) -> Node:
-        """The position that follows; `history` tells (agent, answer) of each step that led to where we are."""
-        child = node.children.get((answer, shared))
-        if child is not None:
-            return child
-        world = self._make()
-        agents = list(world.agents.values())
-        for other, earlier in history():
-            advance(self.names[other], agents[other], earlier, self._quiet, None)
-        if freeze(world.shared) != shared:
-            raise ValueError("a world must depend on nothing but the steps taken in it: a replay led elsewhere")
-        child = Node(len(self.nodes[who]), node, answer)
-        advance(self.names[who], agents[who], answer, self._quiet, child)
-        child.value = freeze(child.value)
-        child.shared = freeze(world.shared)
-        self.nodes[who].append(child)
-        node.children[answer, shared] = child
-        return child
+    ) -> tuple[Node, int]:
+        """The position that follows for agent `who`, and what is shared then.
 
-
-def freeze(value: Any) -> Hashable:
-    """A hashable picture of a value and all that it refers to; equal pictures mean equal states.
-
-    Objects that appear twice are told apart from two equal ones. A function counts with what it is bound to.
-    Raises `TypeError` for something whose state cannot be seen, such as a generator.
-    """
-    return _freeze(value, {})
-
-
-def _freeze(value: Any, seen: dict[int, int]) -> Hashable:
-    if value is None or isinstance(value, int | str | bytes | float | Enum | type):
-        return value
-    if isinstance(value, tuple) and not value:
-        return ()
-    if isinstance(value, frozenset | set):
-        return frozenset(_freeze(item, {}) for item in value)
-    if not isinstance(value, tuple):  # tuples are values, other things have an identity
-        if id(value) in seen:
-            return ("again", seen[id(value)])
-        seen[id(value)] = len(seen)
-    if isinstance(value, tuple | list):
-        return (type(value).__name__, *(_freeze(item, seen) for item in value))
-    if isinstance(value, dict):
-        return ("dict", *((_freeze(key, seen), _freeze(item, seen)) for key, item in value.items()))
-    if callable(value) and hasattr(value, "__qualname__"):
-        owner = getattr(value, "__self__", None)
-        cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-        return ("call", value.__qualname__, _freeze(owner, seen), _freeze(tuple(cells), seen))
-    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    names += getattr(value, "__dict__", {})
-    if (not names and type(value).__module__ == "builtins") or isinstance(value, Generator):
-        raise TypeError(f"the state of a {type(value).__name__} cannot be seen: keep it out of a World")
-    fields = ((name, _freeze(getattr(value, name), seen)) for name in names if hasattr(value, name))
-    return (type(value).__qualname__, *fields)
+        `positions`: of all that share, now; `shared`: what is shared now; `history` tells (agent, answer) of each
+        step that led to where we are.
+        """
+        node = self.nodes[who][positions[who]]
+        known: tuple[Node, int] | None = node.children.get((answer, shared))
+        if known is not None:
+            return known
+        running = self._standing.pop((positions, shared), None) or self._replayed(shared, history())
+        world, agents = running
+        fresh = Node(len(self.nodes[who]), node)
+        advance(self.names[who], agents[who], answer, self._quiet, fresh)
+        fresh.value = freeze(fresh.value)
+        where = None if fresh.done else position(agents[who], places(world.shared))
+        child = self._positions[who].setdefault((fresh.events, fresh.value, fresh.effect, where), fresh)
+        if child is fresh:
+            self.nodes[who].append(child)
+        elif node not in child.parents:
+            child.parents.append(node)
+            self.grown = node.touch(child.future_reads, child.future_writes) or self.grown
+        now = self._number(world)
+        node.children[answer, shared] = child, now
+        self._standing[(*positions[:who], child.number, *positions[who + 1 :]), now] = running
+        if len(self._standing) > _STANDING:
+            del self._standing[next(iter(self._standing))]
+        return child, now

@@ -16,8 +16,8 @@ from pymodel.spec.params import IommuParams
 from pymodel.spec.registers import REGISTERS
 
 __all__ = ["A", "B", "CHILD", "DID", "G", "PARAMS", "PD", "REUSED", "ROOT", "SECRET", "SID", "STATUS", "Queue",
-           "access", "child_entry", "faults", "iommu", "large_table", "leaf", "new_table", "page_selective", "pde",
-           "pointer", "read_of", "reuse_forbidden", "small_table", "wait"]  # fmt: skip
+           "access", "child_entry", "domain_selective", "faults", "iommu", "large_table", "leaf", "new_table",
+           "page_selective", "pde", "pointer", "read_of", "reuse_forbidden", "small_table", "wait"]  # fmt: skip
 
 PARAMS = IommuParams()
 SID, DID = 0x10, 7
@@ -90,6 +90,11 @@ def page_selective(range_: Range, *, ih: bool) -> int:
     )  # fmt: skip
 
 
+def domain_selective() -> int:
+    """IOTLB invalidation of the whole domain; takes pointers too."""
+    return IOTLB_INV.pack(type=DescriptorType.IOTLB, g=Granularity.DOMAIN, did=DID, dw=1, dr=1)
+
+
 def wait(status: int, *, fence: bool = False) -> int:
     """Wait that writes 1 to the word at `status`."""
     return WAIT.pack(type=DescriptorType.WAIT, status_write=1, fence=fence, data=1, address=status >> 2)
@@ -112,9 +117,13 @@ class Queue:
 
     def invalidate(self, range_: Range, *, ih: bool) -> Agent[None]:
         """Page-selective invalidation, to its end."""
+        yield from self.complete(page_selective(range_, ih=ih))
+
+    def complete(self, descriptor: int) -> Agent[None]:
+        """Submit an invalidation and a wait, and wait."""
         status = STATUS + 8 * self._waits
         self._waits += 1
-        yield from self.submit(page_selective(range_, ih=ih), wait(status))
+        yield from self.submit(descriptor, wait(status))
         yield WaitFor(status, 0xFFFF_FFFF, 1)
 
 

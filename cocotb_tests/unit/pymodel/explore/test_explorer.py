@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pymodel.effects import Agent, CompareExchange, Delay, Event, FetchOr, Load, Store, WaitFor
-from pymodel.explore import MORE, Choose, Failed, Pending, TooLarge, UnitMove, diagram, explore
+from pymodel.explore import MORE, Choose, Failed, Pending, StateView, TooLarge, UnitMove, diagram, explore
 from pymodel.memory import SparseMem
 
 X, Y, Z = 0x100, 0x108, 0x110
@@ -149,8 +149,8 @@ def test_check_ends_a_schedule() -> None:
 
         return run
 
-    def check(memory: SparseMem) -> str:
-        return "both are set" if memory.load(X) and memory.load(Y) else ""
+    def check(state: StateView) -> str:
+        return "both are set" if state.memory.load(X) and state.memory.load(Y) else ""
 
     found = explore({"a": agent(X), "b": agent(Y)}, SparseMem(), reduce=False, check=check)
     assert {outcome.broken for outcome in found.outcomes} == {"", "both are set"}

@@ -7,6 +7,7 @@ import pytest
 from cocotb_tests.unit.pymodel.explore.programs import LATE, PAGES, PD, WORDS, programs, random_machine
 from pymodel.explore import Exploration, IommuAgent, Pending, explore
 from pymodel.explore.iommu_state import IommuState
+from pymodel.explore.unit import Unit
 from pymodel.litmus import all_tests
 from pymodel.litmus import explore as explore_litmus
 from pymodel.memory import SparseMem
@@ -81,3 +82,57 @@ def test_litmus_tests_agree(id: str, twin: bool) -> None:
         assert lengths(reduced.exploration) == lengths(plain.exploration)
         assert reduced.forbidden == plain.forbidden
         assert reduced.exploration.states <= plain.exploration.states
+
+
+WITH_KVM = ("L12", "L13", "L14", "L15", "L16", "L18")
+
+
+def kvm_runs(id: str, twin: bool, reduce: bool) -> list[Exploration]:
+    """Every variant without its check, for that wants plain enumeration."""
+    test = all_tests()[id]
+    found = []
+    for case in test.twins if twin else test.cases:
+        scenario = test.build(twin, case)
+        found.append(
+            explore(scenario.agents, scenario.memory, scenario.units, reduce=reduce, observe=scenario.observe,
+                    quiet=scenario.quiet)
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["correct", "twin"])
+@pytest.mark.parametrize("id", WITH_KVM)
+def test_litmus_tests_with_kvm_agree(id: str, twin: bool) -> None:
+    """Agents of KVM that share a VM, with SRCU, locks, TLBs, the host and the IOMMU."""
+    for reduced, plain in zip(kvm_runs(id, twin, True), kvm_runs(id, twin, False), strict=True):
+        assert lengths(reduced) == lengths(plain)
+        assert reduced.transitions < plain.transitions
+
+
+def test_a_missing_footprint_is_found_with_kvm() -> None:
+    """An IOMMU whose queue keeps secret that it touches walks: plain enumeration finds more."""
+
+    def run(case: str, make: type[IommuAgent], reduce: bool) -> Exploration:
+        scenario = all_tests()["L16"].build(case != "device", case)
+        units: list[Unit] = []
+        for unit in scenario.units:
+            if isinstance(unit, IommuAgent):
+                units.append(make(unit.params, unit.devices, unit.queue))
+            else:
+                units.append(unit)
+        return explore(scenario.agents, scenario.memory, units, reduce=reduce, observe=scenario.observe,
+                       quiet=scenario.quiet)  # fmt: skip
+
+    cases = ("device", "importer does not wait")
+    assert all(lengths(run(case, IommuAgent, True)) == lengths(run(case, IommuAgent, False)) for case in cases)
+    assert any(lengths(run(case, Secretive, True)) != lengths(run(case, Secretive, False)) for case in cases)
+
+
+@pytest.mark.parametrize(("id", "twin"), [("L12", False), ("L12", True), ("L13", False), ("L13", True), ("L14", False)])
+def test_merged_positions_lose_nothing(id: str, twin: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions of KVM's agents as whole histories: the same outcomes, schedules of the same length."""
+    merged = kvm_runs(id, twin, True)
+    monkeypatch.setattr("pymodel.explore.world.position", lambda *_: object())
+    for one, other in zip(merged, kvm_runs(id, twin, True), strict=True):
+        assert lengths(one) == lengths(other)
+        assert one.states <= other.states

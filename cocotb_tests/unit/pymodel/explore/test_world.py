@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pymodel.effects import Load, Store
-from pymodel.explore import Exploration, RwLock, World, explore, freeze
+from pymodel.explore import Exploration, RwLock, StateView, World, explore
 from pymodel.memory import SparseMem
 
 X, Y = 0x100, 0x108
@@ -162,28 +162,101 @@ def test_world_that_remembers_is_refused() -> None:
         explore(make, SparseMem(), (LOCK,))
 
 
-def test_freeze_sees_all_state() -> None:
-    """Equal pictures for equal states; aliasing, bound methods and closures count; generators are refused."""
+def test_shared_state_of_another_picture() -> None:
+    """A world may say itself how to picture what it shares."""
 
-    class Pool:
-        def __init__(self) -> None:
-            self.next = 0
+    def run(picture: Any) -> Exploration:
+        def make() -> World:
+            shared = Shared()
+            return World({"fault": fault(shared, True), "notifier": notifier(shared)}, shared, picture)
 
-        def allocate(self) -> int:
-            self.next += 1
-            return self.next
+        return explore(make, SparseMem({X: 7}), (LOCK,), observe={"installed": Y})
 
-    one, other = Pool(), Pool()
-    assert freeze(one.allocate) == freeze(other.allocate)
-    one.allocate()
-    assert freeze(one.allocate) != freeze(other.allocate)
-    assert freeze(lambda: one.next) != freeze(lambda: other.next)
-    assert freeze({"a": [1, {2, 3}, (4,)]}) == freeze({"a": [1, {3, 2}, (4,)]})
-    assert freeze([one, one]) != freeze([one, Pool()])
-    assert freeze([Shared(1), Shared(1)]) != freeze([Shared(1), Shared(2)])
-    loop: list[Any] = []
-    loop.append(loop)
-    assert hash(freeze(loop)) == hash(freeze(loop))
-    for hidden in (iter([1]), (number for number in [1])):
-        with pytest.raises(TypeError, match="cannot be seen"):
-            freeze(hidden)
+    good = run(lambda shared: (shared.sequence, shared.in_progress, tuple(shared.names)))
+    assert set(good.outcomes) == set(race(True, True).outcomes)
+
+
+def looping(shared: Shared) -> Generator[Any, Any, int]:
+    """Reads what it forgets, among steps of others."""
+    for _ in range(3):
+        seen = yield Load(X)
+        seen = seen * 0
+    shared.sequence += 1
+    yield Store(Y, shared.sequence)
+    return 0
+
+
+def counting() -> Exploration:
+    def make() -> World:
+        shared = Shared()
+        return World({"a": looping(shared), "b": looping(shared), "n": writer()}, shared)
+
+    def writer() -> Generator[Any, Any, None]:
+        for value in range(3):
+            yield Store(X, value)
+
+    return explore(make, SparseMem(), (), reduce=False, observe={"x": X, "y": Y})
+
+
+def lengths(found: Exploration) -> dict[Any, int]:
+    return {outcome: len(schedule) for outcome, schedule in found.outcomes.items()}
+
+
+def test_positions_are_merged_without_losing_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes and schedules are those of positions that are whole histories; there are fewer states."""
+    merged = counting()
+    monkeypatch.setattr("pymodel.explore.world.position", lambda *_: object())
+    apart = counting()
+    assert lengths(merged) == lengths(apart)
+    assert 2 * merged.states < apart.states
+
+
+def test_worlds_that_stand_are_as_good_as_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With none kept every position is reached by a replay; all counts are equal."""
+    kept = counting()
+    monkeypatch.setattr("pymodel.explore.world._STANDING", 0)
+    replayed = counting()
+    assert lengths(kept) == lengths(replayed)
+    assert (kept.states, kept.transitions) == (replayed.states, replayed.transitions)
+    assert kept.schedules == replayed.schedules
+
+
+@pytest.mark.parametrize("reduce", [False, True], ids=["plain", "reduced"])
+def test_agents_apart_see_memory_only(reduce: bool) -> None:
+    """They take part like the others, and cost less when they are not held up by what is shared."""
+
+    def reader() -> Generator[Any, Any, int]:
+        seen: int = yield Load(Y)
+        return seen
+
+    def make(apart: bool) -> World:
+        shared = Shared()
+        agents = {"notifier": notifier(shared), "fault": fault(shared, False)}
+        if apart:
+            return World(agents, shared, apart={"reader": reader})
+        return World(agents | {"reader": reader()}, shared)
+
+    inside = explore(lambda: make(False), SparseMem({X: 7}), (LOCK,), reduce=reduce, observe={"y": Y})
+    outside = explore(lambda: make(True), SparseMem({X: 7}), (LOCK,), reduce=reduce, observe={"y": Y})
+    assert {outcome.values for outcome in inside.outcomes} == {outcome.values for outcome in outside.outcomes}
+    assert outside.transitions < inside.transitions
+    assert inside.participants == outside.participants == ("notifier", "fault", "reader")
+
+
+def test_check_sees_what_is_shared() -> None:
+    """A copy, as it was in that state, with memory and the units."""
+    seen: set[tuple[int, int]] = set()
+
+    def check(state: StateView) -> str:
+        seen.add((state.shared.in_progress, state.memory.load(Y)))
+        assert set(state.units) == {"lock"}
+        state.shared.names.append("changed")  # a copy: the agents do not notice
+        return "two at once" if state.shared.in_progress > 1 else ""
+
+    def make() -> World:
+        shared = Shared()
+        return World({"a": notifier(shared), "b": notifier(shared)}, shared)
+
+    found = explore(make, SparseMem({Y: 7}), (LOCK,), reduce=False, check=check)
+    assert {outcome.broken for outcome in found.outcomes} == {"", "two at once"}
+    assert {(0, 7), (1, 7), (1, 0), (2, 0)} <= seen

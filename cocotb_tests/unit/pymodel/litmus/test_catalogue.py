@@ -92,7 +92,7 @@ def test_waiting_and_failing_agents_are_forbidden(own_catalogue: None) -> None:
     assert explore("T1").as_expected
     declare(lambda twin, case: Scenario({"f": failing}, SparseMem(), clean))
     assert explore("T1").runs[0].forbidden != {}
-    declare(lambda twin, case: one_writer(check=lambda memory: "it is one" if memory.load(WORD) else ""))
+    declare(lambda twin, case: one_writer(check=lambda state: "it is one" if state.memory.load(WORD) else ""))
     assert "it is one" in explore("T1").runs[0].forbidden.values()
 
 
