@@ -21,7 +21,7 @@ ARGS ?=
 help: ## list the targets
 	@echo "twodim: IOMMU RTL in lock-step with a golden model of KVM's page tables"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: SIM=verilator|icarus  TRACE=recording  PRESET=name  ARGS='more options'"
+	@echo "Variables: SIM=verilator|icarus|lean  TRACE=recording  PRESET=name  ARGS='more options'"
 
 setup: ## create .venv, install the pinned tools, look for the simulators
 	@PYTHON='$(PYTHON)' scripts/setup.sh

@@ -34,6 +34,7 @@ def random_run(
 ) -> CosimResult:
     """Run the plan of `seed` (a fresh one by default) on the RTL and return what it did.
 
+    simulator: "verilator", "icarus", or "lean", which writes no waves.
     params: name of a parameter set; drawn from the seed by default. cycles: when the run starts to drain.
     say: gets one line with the seed before anything runs.
 

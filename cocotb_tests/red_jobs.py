@@ -24,8 +24,8 @@ __all__ = ["broken", "late_walk"]
 
 def _spoil(bench: LockStep, change: Callable[[int, int], int]) -> None:
     """Let `change(cycle, obs)` stand between the RTL and the judges."""
-    judge = bench._cycle
-    bench._cycle = lambda obs: judge(change(bench.now, obs))  # type: ignore[method-assign]
+    judge = bench.cycle
+    bench.cycle = lambda obs: judge(change(bench.now, obs))  # type: ignore[method-assign]
 
 
 def _forget_request(bench: LockStep, number: int) -> None:

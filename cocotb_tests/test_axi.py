@@ -5,7 +5,6 @@ import functools
 import pytest
 
 from cocotb_tests.harness import simulators
-from cocotb_tests.harness.top import settled_at_start
 from hdl.emit import TOPLEVEL_AXI, emit
 from pymodel.spec.params import PRESETS
 
@@ -19,8 +18,6 @@ def compiled(simulator: str) -> simulators.Build:
     if simulator not in simulators.available():
         pytest.skip(f"{simulator} is not installed")
     text = emit(PARAMS, axi=True)
-    if simulator == "icarus":
-        text = settled_at_start(text)
     ports = [line.split() for line in text.splitlines() if line.startswith(("  in  ", "  out "))]
     return simulators.build(
         simulator, text, TOPLEVEL_AXI,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cocotb_tests.harness.simulators import available
+from cocotb_tests.harness.simulators import SIMULATORS, available
 from cocotb_tests.test_replay import HUGE, MULTI, altered, events_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +149,13 @@ def test_missing_simulator(tmp_path: Path, folder: Path) -> None:
     assert text == "verilator needs g++, make, perl on PATH (Debian: apt-get install g++ make perl)"
     text = refused(folder, "corpus", CORPUS, "--sim", "icarus", environment=empty)
     assert text == "icarus needs iverilog, vvp on PATH (Debian: apt-get install iverilog)"
+    text = refused(folder, "corpus", CORPUS, "--sim", "lean", environment=empty)
+    assert text == "lean needs g++, make, perl on PATH (Debian: apt-get install g++ make perl)"
+
+
+def test_waves_of_lane_lean_are_refused(folder: Path) -> None:
+    text = refused(folder, "replay", HUGE, "--sim", "lean", "--waves")
+    assert text == "--waves needs --sim verilator or icarus: lane lean writes no dumps"
 
 
 def test_help_names_every_command(folder: Path) -> None:
@@ -182,9 +189,13 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc to look for processes")
-@pytest.mark.parametrize("at", ["building", "simulating"])
-def test_interrupt_ends_the_simulator_and_leaves_nothing(tmp_path: Path, folder: Path, at: str) -> None:
-    simulator = "icarus" if "icarus" in available() else "verilator"
+@pytest.mark.parametrize(
+    ("at", "lanes"), [("building", SIMULATORS), ("simulating", SIMULATORS), ("building", ("lean",))]
+)
+def test_interrupt_ends_the_simulator_and_leaves_nothing(
+    tmp_path: Path, folder: Path, at: str, lanes: tuple[str, ...]
+) -> None:
+    simulator = available(lanes)[-1]  # Icarus builds faster
     builds = tmp_path / "builds"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TWODIM_BUILD_DIR": str(builds)}
     with subprocess.Popen(

@@ -1,6 +1,7 @@
 """`twodim bench --sim-speed`: how fast the checked lock-step and the golden walkers are on this machine."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from rich.table import Table
 
 from cocotb_tests.bench.run import bench_params
 from cocotb_tests.bench.workloads import BASE, DELTA, SIZES, WORKLOADS
-from cocotb_tests.harness.cosim import cosimulate, sim_speed
+from cocotb_tests.harness.cosim import CosimFailed, cosimulate, sim_speed
 from cocotb_tests.harness.lockstep import JUDGES
 from cocotb_tests.harness.stimulus import PARAMETER_SETS, RandomPlan
 from cocotb_tests.random_run import JOB
+from cocotb_tests.replay.run import JOB as REPLAY
 from pymodel.effects import run_untimed
 from pymodel.memory import PhysMem
 from pymodel.paging.bulk import BulkWalker
@@ -26,13 +28,20 @@ __all__ = ["golden_walks", "speeds"]
 
 _JOBS = "cocotb_tests.bench.jobs"
 _RANDOM_SEED = 12
+_RECORDING = Path(__file__).parents[1] / "data" / "nvme_huge.jsonl.gz"
 
 
 def speeds(console: Console, simulator: str, quick: bool = False) -> dict[str, Any]:
-    """Measure and print; the bare loops run on the same compiled design, right before each job."""
+    """Measure and print; the bare loop runs on the same RTL in the same lane, right before each job.
+
+    Each job runs in two lanes: cocotb (on Verilator where `simulator` is "lean"), and lean. The yardstick of both is
+    the loop of cocotb that awaits the clock and does nothing else.
+    """
+    if simulator == "lean":
+        simulator = "verilator"
     params, repeat = bench_params(8), 1 if quick else 3
     random_cycles = 20_000 if quick else 60_000
-    plan = RandomPlan.from_seed(_RANDOM_SEED, None)
+    plan = RandomPlan.from_seed(_RANDOM_SEED, "default")
     runs: list[tuple[str, IommuParams, str, int, dict[str, Any]]] = [
         ("hits: a page over and over", params, f"{_JOBS}:hits_under_misses", 1,
          {"latency": 20, "distance": 10_000_000, "count": 20_000 * repeat}),
@@ -40,31 +49,39 @@ def speeds(console: Console, simulator: str, quick: bool = False) -> dict[str, A
          {"workload": "rand2000_sparse", "latency": 20}),
         (f"random job, parameters {plan.name}", PARAMETER_SETS[plan.name], JOB, _RANDOM_SEED,
          {"params": plan.name, "cycles": random_cycles}),
+        (f"replay: {_RECORDING.name}", IommuParams(), REPLAY, 0,
+         {"path": str(_RECORDING), "limit": 150 if quick else None}),
     ]  # fmt: skip
     table = Table(title=f"Simulated cycles per second on {simulator}", title_justify="left")
-    columns = ("job", "cycles", "checked", "without judges", "bare loop", "+ read", "ratio")
+    columns = ("job", "cycles", "bare loop", "+ read", "no judges", "checked", "ratio", "lean", "ratio")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     rows = []
     for name, design, job, seed, parameters in runs:
         bare = sim_speed(simulator, design, 50_000 * repeat, "edge")
         read = sim_speed(simulator, design, 50_000 * repeat, "read")
-        checked, free = (
-            cosimulate(simulator, design, job, seed=seed, job_parameters=parameters, judges=judges).summary
-            for judges in (JUDGES, ())
+        checked, free, lean = (
+            cosimulate(lane, design, job, seed=seed, job_parameters=parameters, judges=judges).summary
+            for lane, judges in ((simulator, JUDGES), (simulator, ()), ("lean", JUDGES))
         )
+        if lean["statistics"] != checked["statistics"]:
+            raise CosimFailed(f"{name}: lane lean counts {lean['statistics']}, not {checked['statistics']}", lean, None)
         row = {
-            "job": name, "cycles": checked["cycles"], "checked": checked["cycles_per_second"],
-            "without_judges": free["cycles_per_second"], "bare": bare, "bare_read": read,
-            "checked_to_bare": checked["cycles_per_second"] / bare,
+            "job": name, "cycles": checked["cycles"], "bare": bare, "bare_read": read,
+            "without_judges": free["cycles_per_second"],
+            "checked": checked["cycles_per_second"], "checked_to_bare": checked["cycles_per_second"] / bare,
+            "lean": lean["cycles_per_second"], "lean_to_bare": lean["cycles_per_second"] / bare,
         }  # fmt: skip
         rows.append(row)
         table.add_row(
-            name, f"{row['cycles']:,}", f"{row['checked']:,}", f"{row['without_judges']:,}", f"{bare:,.0f}",
-            f"{read:,.0f}", f"{row['checked_to_bare']:.3f}",
+            name, f"{row['cycles']:,}", f"{bare:,.0f}", f"{read:,.0f}", f"{row['without_judges']:,}",
+            f"{row['checked']:,}", f"{row['checked_to_bare']:.3f}", f"{row['lean']:,}", f"{row['lean_to_bare']:.3f}",
         )  # fmt: skip
     console.print(table)
-    console.print("checked: all three judges; ratio: checked to the bare loop that only awaits the clock\n")
+    console.print(
+        f"checked, lean: all three judges, in cocotb on {simulator} and in lane lean\n"
+        "ratio: to the bare loop, which only awaits cocotb's clock on the same RTL\n"
+    )
     walks = golden_walks(200_000 if quick else 1_000_000)
     console.print(
         f"golden walks per second, {walks['pages']} pages of 4 levels: one by one {walks['walk']:,.0f}, "

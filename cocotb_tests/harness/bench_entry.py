@@ -5,23 +5,15 @@ the inputs of c, which the rising edge that ends c samples.
 """
 
 import time
-import traceback
-from pathlib import Path
 from typing import Any
 
 import cocotb
 from cocotb.triggers import FallingEdge
 
-from cocotb_tests.harness.bench_io import bench_parameters, report_progress, report_result
-from cocotb_tests.harness.errors import BenchError
-from cocotb_tests.harness.eventlog import EventLog
-from cocotb_tests.harness.job import JobContext, load_factory, params_from_json
-from cocotb_tests.harness.lockstep import LockStep
-from cocotb_tests.harness.pins import WIDE_PORTS, InputPins
+from cocotb_tests.harness.bench_io import bench_parameters, report_result
+from cocotb_tests.harness.pins import WIDE_PORTS
 from cocotb_tests.harness.ports import Port, start_clock
-
-_RESET_EDGES = 3
-_PROGRESS = 16_384  # cycles between two progress reports
+from cocotb_tests.harness.session import RESET_EDGES, Session, reported, session
 
 
 async def _after_reset(dut: Any, ports: dict[str, Port]) -> FallingEdge:
@@ -31,7 +23,7 @@ async def _after_reset(dut: Any, ports: dict[str, Port]) -> FallingEdge:
     for name in ("control", *WIDE_PORTS):
         ports[name].set(0)
     edge = await start_clock(dut.clk)
-    for _ in range(_RESET_EDGES):
+    for _ in range(RESET_EDGES):
         await edge
     ports["rst"].set(0)
     return edge
@@ -42,38 +34,21 @@ async def job(dut: Any) -> None:
     """Run the job of the parameters, or a bare loop for speed measurements."""
     parameters = bench_parameters()
     ports = {name: Port(getattr(dut, name)) for name in ("rst", "control", *WIDE_PORTS, "obs")}
-    log: EventLog | None = None
-    try:
+    with reported():
         if parameters.get("bare"):
             await _bare(dut, ports, parameters["bare"], parameters["cycles"])
-            return
-        params = params_from_json(parameters["params"])
-        if parameters.get("log") is not None:
-            log = EventLog(Path(parameters["log"]) if parameters["log"] else None)
-        context = JobContext(params, parameters["seed"], parameters["judges"], log, parameters["replay"])
-        bench = load_factory(parameters["job"])(context, **parameters["job_parameters"])
-        await _run(dut, ports, bench, InputPins(params))
-    except BenchError as error:
-        fields = getattr(error, "fields", [])
-        report_result(
-            {"failure": error.explain(), "kind": type(error).__name__, "cycle": error.cycle, "fields": fields}
-        )
-        raise
-    except Exception as error:
-        report_result({"failure": traceback.format_exc(), "kind": type(error).__name__})
-        raise
-    finally:
-        if log is not None:
-            log.close()
+        else:
+            edge = await _after_reset(dut, ports)
+            with session(parameters) as current:
+                await _run(edge, ports, current)
 
 
-async def _run(dut: Any, ports: dict[str, Port], bench: LockStep, pins: InputPins) -> None:
+async def _run(edge: FallingEdge, ports: dict[str, Port], current: Session) -> None:
     """The loop: read, judge, drive."""
     observed, control = ports["obs"].get_int, ports["control"].set
     request, access, data = ports["request"].set, ports["register_request"].set, ports["read_data"].set
+    bench, pins = current.bench, current.pins
     cycle, load = bench.cycle, pins.load
-    edge = await _after_reset(dut, ports)
-    started, until = time.perf_counter(), _PROGRESS
     while True:
         inputs = cycle(observed())
         if inputs is None:
@@ -86,15 +61,10 @@ async def _run(dut: Any, ports: dict[str, Port], bench: LockStep, pins: InputPin
             access(pins.register_request)
         if inputs.read_data is not None:
             data(pins.read_data)
-        if bench.now >= until:
-            until += _PROGRESS
-            report_progress({"cycle": bench.now, "limit": bench.limit, "answers": bench.statistics.answers})
+        if bench.now >= current.report_at:
+            current.progress()
         await edge
-    elapsed = time.perf_counter() - started
-    summary = bench.finish()
-    report_result(
-        {**summary, "loop_seconds": round(elapsed, 6), "cycles_per_second": round(bench.now / elapsed)}
-    )
+    current.finish()
 
 
 async def _bare(dut: Any, ports: dict[str, Port], kind: str, cycles: int) -> None:

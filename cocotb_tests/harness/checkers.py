@@ -10,11 +10,14 @@ from collections import deque
 
 from cocotb_tests.harness.answers import Answers
 from cocotb_tests.harness.errors import ProtocolError
+from cocotb_tests.harness.messages import Messages
+from cocotb_tests.harness.turns import Fairness
+from cocotb_tests.harness.waits import Staleness, Waits
 from pymodel.cycle.inputs import Inputs
-from pymodel.spec.observation import Lookup, QueueState, WriteId
+from pymodel.spec.observation import QueueState, WriteId, fetch_id
 from pymodel.spec.params import IommuParams
 
-__all__ = ["ProtocolChecker", "ReadIds", "Registers", "Staleness", "Stream", "Writes"]
+__all__ = ["ProtocolChecker", "ReadIds", "Registers", "Stream", "Writes"]
 
 
 Outputs = tuple[
@@ -29,6 +32,7 @@ Outputs = tuple[
 """requests_ready, register_requests_ready, hits, completions, reads, writes, register_responses."""
 
 _NOTHING: Outputs = (1, 1, None, None, None, None, None)
+_NOT_READY: Outputs = (0, *_NOTHING[1:])
 
 
 class Stream:
@@ -133,51 +137,12 @@ class Registers:
         self.due, self.zero = None, False
 
 
-class Staleness:
-    """I8: a wait leaves its state WAIT only when every answer older than the last invalidation has been
-    taken."""
-
-    __slots__ = ("_mark", "_state", "completion", "popped", "pushed")
-
-    _ANSWERED = (Lookup.PASS, Lookup.HIT, Lookup.FAULT)
-
-    def __init__(self) -> None:
-        self.pushed = self.popped = 0  # hits that entered and left the FIFO
-        self._mark = 0  # hits that must have left
-        self.completion: object = None  # completion that was offered when an invalidation was applied
-        self._state = 0
-
-    def events(self, lookup: int, applied: int, offered: object) -> None:
-        """Events of the cycle before: lookup, apply; `offered` is the completion that it left untaken (or
-        None)."""
-        if lookup in self._ANSWERED:
-            self.pushed += 1
-        if applied:
-            self._mark = self.pushed
-            self.completion = offered
-
-    def hit_taken(self) -> None:
-        """An answer was taken from `hits`."""
-        self.popped += 1
-
-    def completion_taken(self) -> None:
-        """An answer was taken from `completions`."""
-        self.completion = None
-
-    def state(self, cycle: int, state: int, popped_before: int, completion_before: object) -> None:
-        """State of the queue in this cycle, judged by what was taken before the previous cycle began."""
-        before, self._state = self._state, state
-        if before == QueueState.WAIT and state != QueueState.WAIT:
-            if popped_before < self._mark or completion_before is not None:
-                raise ProtocolError(
-                    "I8", cycle - 1,
-                    f"the wait went on with {max(0, self._mark - popped_before)} old hits "
-                    f"and {int(completion_before is not None)} old completions not taken",
-                )  # fmt: skip
-
-
 class ProtocolChecker:
-    """All families on all ports; call `cycle` once in each cycle, `events` before it when there are any."""
+    """All families on all ports.
+
+    In each cycle: first the events of the cycle before, if there are any (`looked_up`, `arrived`, `killed`, `applied`,
+    in this order), then `queue_state` and `fault_status` if they have changed, then `cycle`.
+    """
 
     def __init__(self, params: IommuParams) -> None:
         self.answers = Answers(params)
@@ -185,6 +150,10 @@ class ProtocolChecker:
         self.writes = Writes()
         self.registers = Registers()
         self.staleness = Staleness()
+        self.waits = Waits()
+        self.messages = Messages()
+        self.fairness = Fairness(params)
+        self._fetch = fetch_id(params)
         names = (
             "hits",
             "completions",
@@ -196,35 +165,81 @@ class ProtocolChecker:
         )
         self._streams = tuple(Stream(name) for name in names)
         self._completion_held: object = None
-        self._before: tuple[int, object] = (0, None)
-        self._held_any = False
-        self._quiet = True  # nothing was held or due after the last cycle
+        self._read_held = self._write_held = False
+        self._held_any = self._held_else = False
+        self._waiting: object = None  # request that was held after the last cycle
+        self._quiet = True  # nothing else was held, due or wanted after the last cycle
 
-    def events(self, lookup: int, applied: int) -> None:
-        """Events of the previous cycle, from this cycle's observation."""
-        self.staleness.events(lookup, applied, self._completion_held)
+    # --- events of the cycle before, and state ----------------------------------------------------------------
 
-    def queue_state(self, cycle: int, state: int) -> None:
-        """State of the queue engine in this cycle; needed in every cycle in which it may have changed."""
-        self.staleness.state(cycle, state, *self._before)
+    def looked_up(self, cycle: int, kind: int, replay: int, entry: int, slot: int) -> None:
+        """A lookup of the previous cycle that was neither NONE nor STALL."""
+        self._quiet = False
+        self.staleness.looked_up(kind)
+        self.fairness.looked_up(cycle, kind, replay, entry, slot)
+
+    def arrived(self, number: int, dropped: int, goes_on: bool, context_filled: bool) -> None:
+        """Read data came in the previous cycle; `goes_on`: it filled pointers."""
+        self._quiet = False
+        self.fairness.arrived(number, dropped, goes_on, context_filled)
+
+    def killed(self, slots: int) -> None:
+        """Slots whose walks were killed in the previous cycle."""
+        self.fairness.killed(slots)
+
+    def applied(self) -> None:
+        """An invalidation was applied in the previous cycle."""
+        self.staleness.applied(self._completion_held)
+
+    def queue_state(self, cycle: int, state: int, head: int) -> None:
+        """State and head (bytes) of the queue engine in this cycle."""
+        self._quiet = False
+        self.staleness.state(cycle, state)
+        if self.waits.moved(cycle, state, head):
+            self.messages.completed(cycle)
+
+    def fault_status(self, cycle: int, raised: int) -> None:
+        """PFO | PPF | IQE in this cycle has changed."""
+        self._quiet = False
+        self.messages.fault_cause(cycle, bool(raised))
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is due or wanted, and at most a request is held: cycles like the last one say nothing new."""
+        return self._quiet
+
+    # --- ports --------------------------------------------------------------------------------------------------
 
     def cycle(self, cycle: int, out: Outputs, inputs: Inputs) -> None:
-        """Outputs and inputs of one cycle; transfers follow from both. Call `queue_state` before it."""
-        staleness = self.staleness
-        self._before = (staleness.popped, staleness.completion)
-        if self._quiet and out == _NOTHING and inputs.request is None and inputs.register_request is None:
+        """Outputs and inputs of one cycle; transfers follow from both."""
+        waiting = self._waiting
+        if (
+            self._quiet and inputs.request is waiting and inputs.register_request is None
+            and out == (_NOTHING if waiting is None else _NOT_READY)
+        ):  # fmt: skip
             self._completion_held = None
         else:
             self._busy_cycle(cycle, out, inputs)
         data = inputs.read_data
         if data is not None:
             self.read_ids.data(cycle, data[0])
+            if data[0] == self._fetch:
+                self.waits.line = data[2]
         if inputs.write_ack is not None:
             self.writes.ack(cycle, inputs.write_ack)
+            if inputs.write_ack == WriteId.STATUS:
+                self.waits.acked(cycle)
+                self._quiet = False
 
     def _busy_cycle(self, cycle: int, out: Outputs, inputs: Inputs) -> None:
         requests_ready, accesses_ready, hits, completions, reads, writes, response = out
         request, access = inputs.request, inputs.register_request
+        fairness = self.fairness
+        if completions is None:
+            if fairness.answers.wanting:
+                fairness.no_answer()
+        elif self._completion_held is None:
+            fairness.answer_offered(cycle, completions[0])
         if self._held_any or not (
             (request is None or requests_ready)
             and (hits is None or inputs.hits_ready)
@@ -239,37 +254,85 @@ class ProtocolChecker:
             self._completion_held = None
         registers, staleness = self.registers, self.staleness
         registers.cycle(cycle, accesses_ready, response)
+        self._reads(cycle, reads, inputs.reads_ready)
+        if writes is not None or self.messages.watched or self.waits.watched or self.waits.due is not None:
+            self._writes(cycle, writes, inputs.writes_ready)
         if hits is not None and inputs.hits_ready:
             self.answers.answered(cycle, "hits", hits)
-            staleness.hit_taken()
+            staleness.hit_taken(cycle)
         if completions is not None and inputs.completions_ready:
             self.answers.answered(cycle, "completions", completions)
-            staleness.completion_taken()
+            staleness.completion_taken(cycle)
+            fairness.answer_taken(cycle, completions[0])
         if request is not None and requests_ready:
             self.answers.accepted(cycle, request)
-        if reads is not None and inputs.reads_ready:
-            self.read_ids.read(cycle, reads[0])
-        if writes is not None and inputs.writes_ready:
-            self.writes.write(cycle, writes)
+            fairness.accepted(request[0])
         if response is not None and inputs.register_responses_ready:
             registers.taken()
         if access is not None and accesses_ready:
             registers.accepted(cycle, access[0])
-        self._quiet = registers.due is None and not self._held_any
+            if access[0]:
+                self.messages.register_write(cycle, access[1], access[2], access[3])
+        self._quiet = not (
+            registers.due is not None or self._held_else or self.messages.watched or self.waits.watched
+            or fairness.reads.wanting or fairness.answers.wanting or self.waits.state == QueueState.FETCH
+        )  # fmt: skip
+
+    def _reads(self, cycle: int, reads: tuple[int, int] | None, ready: object) -> None:
+        """W2, P3 on `reads`."""
+        fairness, fetching = self.fairness, self.waits.state == QueueState.FETCH
+        if reads is None:
+            if fetching or fairness.reads.wanting:
+                fairness.no_read(cycle, fetching)
+            self._read_held = False
+            return
+        if not self._read_held:
+            fairness.read_offered(cycle, reads[0], fetching)
+        self._read_held = not ready
+        if ready:
+            self.read_ids.read(cycle, reads[0])
+            fairness.read_taken(reads[0])
+
+    def _writes(self, cycle: int, writes: tuple[int, int, int] | None, ready: object) -> None:
+        """M1, M2, I9 on `writes`."""
+        waits = self.waits
+        new = None if self._write_held else writes
+        if writes is None or new is not None:  # the buffer was free in the cycle before
+            if new is not None and new[0] == WriteId.STATUS and waits.due is None:
+                raise ProtocolError("M1", cycle, f"the status write {new!r} belongs to no wait")
+            waits.not_granted(cycle, f"{new!r} was loaded" if new else "nothing was loaded")
+            self.messages.watch(cycle, new, writes is None)
+        waits.watch(cycle, new)
+        self._write_held = writes is not None and not ready
+        if writes is not None and ready:
+            self.writes.write(cycle, writes)
 
     def _stability(self, cycle: int, out: Outputs, inputs: Inputs) -> None:
         """P1 on all streams; needed while something is held, before or after this cycle."""
         requests_ready, accesses_ready, hits, completions, reads, writes, response = out
         s_hits, s_completions, s_reads, s_writes, s_responses, s_requests, s_accesses = self._streams
-        s_hits.offer(cycle, hits, inputs.hits_ready)
-        s_completions.offer(cycle, completions, inputs.completions_ready)
-        s_reads.offer(cycle, reads, inputs.reads_ready)
-        s_writes.offer(cycle, writes, inputs.writes_ready)
-        s_responses.offer(cycle, response, inputs.register_responses_ready)
-        s_requests.offer(cycle, inputs.request, requests_ready)
-        s_accesses.offer(cycle, inputs.register_request, accesses_ready)
+        request, access = inputs.request, inputs.register_request
+        if hits is not None or s_hits.held is not None:
+            s_hits.offer(cycle, hits, inputs.hits_ready)
+        if completions is not None or s_completions.held is not None:
+            s_completions.offer(cycle, completions, inputs.completions_ready)
+        if reads is not None or s_reads.held is not None:
+            s_reads.offer(cycle, reads, inputs.reads_ready)
+        if writes is not None or s_writes.held is not None:
+            s_writes.offer(cycle, writes, inputs.writes_ready)
+        if response is not None or s_responses.held is not None:
+            s_responses.offer(cycle, response, inputs.register_responses_ready)
+        if request is not None or s_requests.held is not None:
+            s_requests.offer(cycle, request, requests_ready)
+        if access is not None or s_accesses.held is not None:
+            s_accesses.offer(cycle, access, accesses_ready)
         self._completion_held = s_completions.held
-        self._held_any = any(stream.held is not None for stream in self._streams)
+        self._waiting = s_requests.held
+        self._held_else = (
+            s_hits.held is not None or s_completions.held is not None or s_reads.held is not None
+            or s_writes.held is not None or s_responses.held is not None or s_accesses.held is not None
+        )  # fmt: skip
+        self._held_any = self._held_else or self._waiting is not None
 
     def finish(self, cycle: int) -> None:
         """At the end of a drained run: nothing may be open."""

@@ -207,20 +207,30 @@ class ControlSoftware:
     def faults(self) -> Agent[None]:
         """Read fault records when some are there and clear them, often too late: the log overflows."""
         rng, count = self.rng, self.host.params.fault_records
+        position = 0  # records are filled in turn, and cleared in turn
         while not self.bench.stopping:
             yield from self._breath(8)
             status: int = yield ReadRegister(_OFFSET["FSTS"])
             if FSTS.get(status, "ppf"):
-                first = FSTS.get(status, "fri")
-                for step in range(rng.randrange(1, count + 1)):
-                    offset = FAULT_RECORD_OFFSET + 16 * ((first + step) % count)
+                for _ in range(rng.randrange(1, count + 1)):
+                    offset = FAULT_RECORD_OFFSET + 16 * position
                     high: int = yield ReadRegister(offset + 8, 8)
                     if not high >> 63:
                         break
-                    yield ReadRegister(offset, 8)
+                    yield from self._low_half(offset)
                     yield WriteRegister(offset + 12, _FAULT)
+                    position = (position + 1) % count
             if FSTS.get(status, "pfo") and rng.random() < 0.8:
                 yield WriteRegister(_OFFSET["FSTS"], FSTS.pack(pfo=1))
+
+    def _low_half(self, offset: int) -> Agent[None]:
+        """The address of a fault record: in one access, in two, now and then not at all."""
+        kind = self.rng.random()
+        if kind < 0.7:
+            yield ReadRegister(offset, 8)
+        elif kind < 0.9:
+            yield ReadRegister(offset, 4)
+            yield ReadRegister(offset + 4, 4)
 
     def events(self) -> Agent[None]:
         """Set up the event messages, mask and unmask them, clear the completion status."""
@@ -280,8 +290,10 @@ class ControlSoftware:
             else:
                 yield from self._root(host.rtaddr)
             host.unlock()
-            flush = d.PASID_CACHE_INV.pack(type=7, g=3) if host.scalable else d.CONTEXT_INV.pack(type=1, g=1)
-            yield from host.sync(flush, host.global_descriptor())
+            flush = [d.CONTEXT_INV.pack(type=d.DescriptorType.CONTEXT, g=d.Granularity.GLOBAL)]
+            if host.scalable:
+                flush.append(d.PASID_CACHE_INV.pack(type=d.DescriptorType.PASID_CACHE, g=d.PasidGranularity.GLOBAL))
+            yield from host.sync(*flush, host.global_descriptor())
 
     def _idle(self) -> Agent[None]:
         """Holding the lock, go on when the engine has done everything and is IDLE."""

@@ -5,6 +5,7 @@ did.
     result.summary["statistics"]["hits"]
 """
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 from cocotb_tests.harness import simulators
 from cocotb_tests.harness.job import params_to_json
+from cocotb_tests.harness.lean.run import run_lean
 from cocotb_tests.harness.lockstep import JUDGES
-from cocotb_tests.harness.top import PORTS_READ, PORTS_WRITE, TOPLEVEL, settled_at_start, verilog
+from cocotb_tests.harness.top import PORTS_READ, PORTS_WRITE, TOPLEVEL, verilog
 from pymodel.spec.params import IommuParams
 
 __all__ = ["CosimFailed", "CosimResult", "build_bench", "cosimulate", "sim_speed"]
@@ -50,9 +52,8 @@ class CosimResult:
 
 def build_bench(simulator: str, params: IommuParams, waves: simulators.Waves = None) -> simulators.Build:
     """The compiled bench top; cached by content."""
-    text = settled_at_start(verilog(params)) if simulator == "icarus" else verilog(params)
     return simulators.build(
-        simulator, text, TOPLEVEL, ports_read=PORTS_READ, ports_write=PORTS_WRITE, waves=waves
+        simulator, verilog(params), TOPLEVEL, ports_read=PORTS_READ, ports_write=PORTS_WRITE, waves=waves
     )
 
 
@@ -85,16 +86,24 @@ def cosimulate(
         if waves is not None:
             kind = "vcd" if waves.suffix == ".vcd" else simulators.wave_format(simulator)
         build = build_bench(simulator, params, kind)
+    draft: Path | None = None
+    if isinstance(log, Path):
+        log = log.absolute()
+        draft = log.with_name(f".{log.name}.{os.getpid()}-{simulator}")
     parameters = {
         "params": params_to_json(params),
         "seed": seed,
         "job": job,
         "job_parameters": dict(job_parameters or {}),
         "judges": sorted(judges),
-        "log": str(log.absolute()) if isinstance(log, Path) else "" if log else None,
+        "log": None if not log else [str(draft), str(log)] if isinstance(log, Path) else [None, None],
         "replay": replay or f"job {job} on {simulator}, seed {seed}, {dict(job_parameters or {})}",
     }
-    result = _run(build, parameters, seed, waves, timeout_s, progress, keep_failed)
+    try:
+        result = _run(build, parameters, seed, waves, timeout_s, progress, keep_failed)
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)  # of a run that was ended from outside, or crashed
     if not result.result.get("cycles"):
         raise CosimFailed(f"{job} on {simulator}, seed {seed}: the bench ran no cycle", result.result, None)
     return CosimResult(simulator, seed, result.result, result.elapsed)
@@ -120,6 +129,15 @@ def _run(
     keep_failed: bool = True,
 ) -> simulators.RunResult:
     try:
+        if build.simulator == "lean":
+            return run_lean(
+                build,
+                parameters=parameters,
+                seed=seed,
+                timeout_s=timeout_s,
+                progress=progress,
+                keep_failed=keep_failed,
+            )
         return simulators.run(
             build,
             _ENTRY,

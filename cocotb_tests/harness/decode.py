@@ -69,7 +69,7 @@ class PortDecoder:
 class EventDecoder:
     """Where the events of the previous cycle and the state of the queue stand in the observation."""
 
-    __slots__ = ("_places", "error_low", "events_low", "queue_low", "queue_mask", "rest_low")
+    __slots__ = ("_known", "_lookup_mask", "_places", "error_low", "events_low", "queue_low", "queue_mask", "rest_low")
 
     LOOKUP = ("lookup", "lookup_replay", "lookup_pending", "lookup_slot", "lookup_level")
 
@@ -86,17 +86,27 @@ class EventDecoder:
             for name in names[names.index("lookup") :]
         }
 
+        self._lookup_mask = sum(self._places[name][1] << self._places[name][0] for name in self.LOOKUP)
+        self._known: dict[int, tuple[int, ...]] = {}
+
     def lookup(self, events: int) -> tuple[int, ...]:
         """kind, replay, pending, slot, level of the events word (the observation from `events_low` up)."""
-        places = self._places
-        return tuple([events >> places[name][0] & places[name][1] for name in self.LOOKUP])
+        word = events & self._lookup_mask
+        found = self._known.get(word)
+        if found is None:  # few different ones exist, and there is one in most cycles
+            found = self._known[word] = self.group(word, self.places(*self.LOOKUP))
+        return found
 
-    def get(self, events: int, name: str) -> int:
-        """One event field."""
+    def mask(self, name: str) -> int:
+        """The bits of one event field, in place."""
         low, mask = self._places[name]
-        return events >> low & mask
+        return mask << low
 
-    def group(self, events: int, *names: str) -> tuple[int, ...]:
+    def places(self, *names: str) -> tuple[tuple[int, int], ...]:
+        """Lowest bit and mask of event fields, for `group`."""
+        return tuple([self._places[name] for name in names])
+
+    @staticmethod
+    def group(events: int, places: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
         """Several event fields."""
-        places = self._places
-        return tuple([events >> places[name][0] & places[name][1] for name in names])
+        return tuple([events >> low & mask for low, mask in places])

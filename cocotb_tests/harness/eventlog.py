@@ -34,6 +34,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "kill": ("slots:x",),
     "fault": ("recorded",),
     "queue": ("state", "head:x", "error"),
+    "reset": ("requests", "cycles"),
     "effect": ("agent", "what", "address:x", "value:x", "old:x"),
     "note": ("agent", "text"),
 }

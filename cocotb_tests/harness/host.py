@@ -210,6 +210,12 @@ class Host:
         yield WriteRegister(REGISTERS["GCMD"].offset, GCMD.pack(qie=1))
         self.tail = 0
 
+    def restart(self) -> None:
+        """After a reset of the IOMMU: the queue is empty, and none of the agents that used it is left."""
+        self.tail = 0
+        self._locked = False
+        self._finished = self._submitted
+
     # --- invalidation queue --------------------------------------------------------------------------------
 
     @property

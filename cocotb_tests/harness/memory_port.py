@@ -16,6 +16,7 @@ from typing import Protocol
 
 __all__ = ["Memory", "MemoryPort", "MemoryTiming", "Sample"]
 
+_NEVER = float("inf")
 _ERROR_DATA = (1 << 512) - 1  # nobody may look at the data of a failed read
 
 
@@ -91,7 +92,7 @@ class MemoryPort:
         "_samples",
         "_serial",
         "_writes",
-        "active",
+        "due",
         "errors",
         "line_reads",
         "read_data",
@@ -122,8 +123,8 @@ class MemoryPort:
         self._samples: list[tuple[int, int, _Read]] = []
         self._writes: deque[list[int]] = deque()  # [apply at, ack at, id, address, data, applied]
         self._serial = 0
-        self.active = timing.stall_percent > 0
-        """False while `step` need not be called in a cycle without an offer."""
+        self.due: float = 0 if timing.stall_percent else _NEVER
+        """First cycle in which `step` has to be called also without an offer."""
 
     @property
     def busy(self) -> bool:
@@ -158,11 +159,36 @@ class MemoryPort:
             if self._writes:
                 apply = max(apply, self._writes[-1][0])
             self._writes.append([apply, ack, *writes, 0])
-        self.active = bool(
-            timing.stall_percent or self._fifo or self._writes or self.read_data is not None
-            or self.write_ack is not None or self._due or self._reads
-        )  # fmt: skip
+        if timing.stall_percent or self._reads or self.read_data is not None or self.write_ack is not None:
+            self.due = 0
+        else:
+            self.due = self._next()
         return took_read, took_write
+
+    def _next(self) -> float:
+        """First cycle in which a read returns or takes its value, or a write changes memory or is acknowledged."""
+        due: float = self._fifo[0].due if self._fifo else _NEVER
+        if self._due:
+            due = min(due, self._due[0][0])
+        if self._samples:
+            due = min(due, self._samples[0][0])
+        for write in self._writes:
+            if not write[5]:
+                due = min(due, write[0])
+                break
+        return min(due, self._writes[0][1]) if self._writes else due
+
+    def reset(self, cycle: int) -> None:
+        """The IOMMU is reset in `cycle` (P5): reads that were accepted are never answered; writes that were accepted
+        change memory, and are never acknowledged."""
+        for write in self._writes:
+            write[0] = min(write[0], cycle)
+        self._return_write(cycle)
+        for pending in (self._fifo, self._due, self._reads, self._samples, self._writes):
+            pending.clear()
+        self.read_data = self.write_ack = None
+        self.reads_ready = self.writes_ready = True
+        self.due = 0 if self.timing.stall_percent else _NEVER
 
     def _accept_read(self, cycle: int, reads: tuple[int, int]) -> None:
         number, line = reads

@@ -6,16 +6,17 @@ from pymodel.cycle.inputs import Inputs
 from pymodel.spec.observation import payloads
 from pymodel.spec.params import IommuParams
 
-__all__ = ["CONTROL", "CONTROL_BITS", "InputPins", "WIDE_PORTS", "payload_width"]
+__all__ = ["CONTROL", "CONTROL_BITS", "RESET_BIT", "InputPins", "WIDE_PORTS", "payload_width"]
 
 CONTROL = (
     "requests_valid", "hits_ready", "completions_ready", "reads_ready", "read_data_valid", "writes_ready",
     "write_acks_valid", "register_requests_valid", "register_responses_ready",
 )  # fmt: skip
-"""One-bit inputs in the order of the `control` port, lowest first; above them stands the id of the write
-ack."""
+"""One-bit inputs in the order of the `control` port, lowest first; above them stand the id of the write ack and
+the reset."""
 
-CONTROL_BITS = len(CONTROL) + 2
+RESET_BIT = len(CONTROL) + 2
+CONTROL_BITS = RESET_BIT + 1
 
 WIDE_PORTS = {"request": "requests", "register_request": "register_requests", "read_data": "read_data"}
 """Wide input port of the bench top -> native port whose payload it carries."""
@@ -45,6 +46,9 @@ class InputPins:
 
     def load(self, inputs: Inputs) -> None:
         """Take the inputs of one cycle."""
+        if inputs.reset:
+            self.control = 1 << RESET_BIT
+            return
         control = (
             inputs.hits_ready << 1
             | inputs.completions_ready << 2
@@ -57,7 +61,11 @@ class InputPins:
             control |= 1
             if request is not self._seen[0]:
                 self._seen[0] = request
-                self.request = _pack(request, self._request_shifts)
+                tag, sid, valid, pasid, iova, write = request
+                _, at_sid, at_valid, at_pasid, at_iova, at_write = self._request_shifts
+                self.request = (
+                    tag | sid << at_sid | valid << at_valid | pasid << at_pasid | iova << at_iova | write << at_write
+                )
         data = inputs.read_data
         if data is not None:
             control |= 16
@@ -70,7 +78,9 @@ class InputPins:
             control |= 128
             if access is not self._seen[1]:
                 self._seen[1] = access
-                self.register_request = _pack(access, self._register_shifts)
+                write, address, word, strobe = access
+                _, at_address, at_word, at_strobe = self._register_shifts
+                self.register_request = write | address << at_address | word << at_word | strobe << at_strobe
         self.control = control
 
 
@@ -81,10 +91,3 @@ def _shifts(fields: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
         shifts.append(low)
         low += width
     return tuple(shifts)
-
-
-def _pack(values: tuple[int, ...], shifts: tuple[int, ...]) -> int:
-    word = 0
-    for value, shift in zip(values, shifts, strict=True):
-        word |= value << shift
-    return word

@@ -169,6 +169,10 @@ class Run:
         self.started = False
         self.result: Any = None
 
+    def close(self) -> None:
+        """End the agent where it stands."""
+        self._agent.close()
+
     def advance(self) -> object:
         """The agent's next effect; raises StopIteration at its end."""
         answer, self.answer = self.answer, None
@@ -214,6 +218,16 @@ class Scheduler:
         self.unfinished += not background
         self._wake(run, start)
         return run
+
+    def clear(self, cycle: int) -> None:
+        """End all agents where they stand, in `cycle`: what they asked for is never answered."""
+        for run in self.runs:
+            run.close()
+        self._now = cycle
+        for pending in (self.runs, self._heap, self._waiting, self.translates, self.accesses):
+            pending.clear()
+        self.unfinished = 0
+        self.due = float("inf")
 
     def _wake(self, run: Run, cycle: int) -> None:
         heappush(self._heap, (max(cycle, self._now + 1), run.index, run))

@@ -6,23 +6,22 @@ test that did not run or did not pass is always an exception). Bench side, insid
 """
 
 import functools
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-from cocotb_tests.harness.bench_io import BENCH_VARIABLE, bench_parameters, report_progress, report_result
-from cocotb_tests.harness.compilers import Build, BuildFailed, Waves, build, build_root, tail
+from cocotb_tests.harness.bench_io import bench_parameters, report_progress, report_result
+from cocotb_tests.harness.children import run_simulation, tail
+from cocotb_tests.harness.compilers import Build, BuildFailed, Waves, build, build_root
 from cocotb_tests.harness.installation import (
+    LANES,
     SIMULATORS,
     SimulatorMissing,
     available,
@@ -31,8 +30,16 @@ from cocotb_tests.harness.installation import (
     require,
     wave_format,
 )
+from cocotb_tests.harness.outcomes import (
+    RunDirectory,
+    RunResult,
+    SimulationFailed,
+    TestOutcome,
+    run_directory,
+)
 
 __all__ = [
+    "LANES",
     "SIMULATORS",
     "Build",
     "BuildFailed",
@@ -51,54 +58,6 @@ __all__ = [
     "run",
     "wave_format",
 ]
-
-_POLL = 0.05  # seconds between two looks at the log and the progress file
-
-
-class SimulationFailed(RuntimeError):
-    """A simulation did not pass: a failed bench, a crash, a time limit, or a wrong number of tests.
-
-    The text is short; `log`, `result` (what the bench had reported) and `tests` carry the rest.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        log: Path | None = None,
-        result: Mapping[str, Any] | None = None,
-        tests: Sequence["TestOutcome"] = (),
-    ) -> None:
-        super().__init__(message)
-        self.log = log
-        self.result: dict[str, Any] = dict(result or {})
-        self.tests = tuple(tests)
-
-
-@dataclass(frozen=True)
-class TestOutcome:
-    """What one cocotb test did."""
-
-    __test__ = False  # pytest: not a test class
-
-    name: str
-    status: Literal["passed", "failed", "skipped"]
-    reason: str
-    """Why it failed, in a few lines; empty otherwise."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What one simulation did; every expected test passed."""
-
-    simulator: str
-    tests: tuple[TestOutcome, ...]
-    elapsed: float
-    """Wall-clock seconds of the child process, its start included."""
-    result: dict[str, Any] = field(default_factory=dict)
-    """What the bench handed to `report_result`."""
-    log: Path | None = None
-    """The simulation's log; None once the run directory is removed, which is the rule after success."""
 
 
 def run(
@@ -131,43 +90,25 @@ def run(
     Raises `SimulationFailed`; an interrupt ends the simulator and goes on as KeyboardInterrupt.
     """
     require(build.simulator)
+    if build.simulator not in SIMULATORS:
+        raise ValueError(f"cocotb runs on {' and '.join(SIMULATORS)}, not on {build.simulator}")
     if waves_file is not None and build.waves is None:
         raise ValueError("waves_file needs a build with waves='vcd' or waves='fst'")
-    build_root().mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix=f"run-{build.simulator}-", dir=build_root()))
-    kept = False
-    try:
+    with run_directory(build.simulator, keep, keep_failed) as directory:
+        told = directory.hand_over(build.simulator, parameters or {}, seed)
+        environment = {**_environment(build, test_module, testcase, seed, directory.path), **told}
         result = _run_in(
-            directory,
-            build,
-            test_module,
-            testcase,
-            parameters or {},
-            seed,
-            waves_file,
-            timeout_s,
-            quiet,
-            expected_tests,
+            directory, build, test_module, environment, seed, waves_file, timeout_s, quiet, expected_tests,
             progress,
-        )
-        kept = keep
-        return result if keep else RunResult(result.simulator, result.tests, result.elapsed, result.result)
-    except SimulationFailed as failure:
-        kept = keep or keep_failed
-        if not kept:
-            failure.log = None
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(directory, ignore_errors=True)
+        )  # fmt: skip
+        return result if keep else replace(result, log=None)
 
 
 def _run_in(
-    directory: Path,
+    directory: RunDirectory,
     build: Build,
     test_module: str,
-    testcase: str | Sequence[str] | None,
-    parameters: Mapping[str, object],
+    environment: Mapping[str, str],
     seed: int,
     waves_file: Path | None,
     timeout_s: float | None,
@@ -175,39 +116,21 @@ def _run_in(
     expected_tests: int,
     progress: Callable[[dict[str, Any]], None] | None,
 ) -> RunResult:
-    log, results, answer = directory / "simulation.log", directory / "results.xml", directory / "result.json"
-    dump = directory / f"dump.{build.waves}" if waves_file is not None else None
-    files = {"result": str(answer), "progress": str(directory / "progress")}
-    (directory / "bench.json").write_text(
-        json.dumps(
-            {
-                "parameters": dict(parameters),
-                "simulator": build.simulator,
-                "seed": seed,
-                **files,
-            }
-        )
-    )
-    environment = _environment(build, test_module, testcase, seed, directory)
+    log = directory.log
+    dump = directory.path / f"dump.{build.waves}" if waves_file is not None else None
     started = time.monotonic()
     try:
-        status = _execute(
-            _command(build, dump),
-            environment,
-            directory,
-            log,
-            timeout_s,
-            quiet,
-            Path(files["progress"]),
+        status = run_simulation(
+            _command(build, dump), environment, directory.path, log, timeout_s, quiet, directory.progress,
             progress,
-        )
+        )  # fmt: skip
     finally:
         if dump is not None and waves_file is not None and dump.exists():
             waves_file.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(dump, waves_file)
     elapsed = time.monotonic() - started
-    result = _read_json(answer)
-    tests = _read_results(results)
+    result = directory.result()
+    tests = _read_results(directory.path / "results.xml")
 
     def fail(what: str) -> NoReturn:
         raise SimulationFailed(
@@ -263,7 +186,6 @@ def _environment(
             "COCOTB_RESULTS_FILE": str(directory / "results.xml"),
             "COCOTB_RANDOM_SEED": str(seed),
             "COCOTB_TRUST_INERTIAL_WRITES": "1",  # no scheduler phase for each write, as in harness/ports.py
-            BENCH_VARIABLE: str(directory / "bench.json"),
         }
     )
     if testcase is not None:
@@ -280,77 +202,6 @@ def _libpython(find: Callable[[], str | None]) -> str:
             "this Python has no shared libpython, which cocotb loads (Debian: libpython3-dev)"
         )
     return path
-
-
-def _execute(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    directory: Path,
-    log: Path,
-    timeout_s: float | None,
-    quiet: bool,
-    progress_file: Path,
-    progress: Callable[[dict[str, Any]], None] | None,
-) -> int | None:
-    """Run the simulator; return its status, or None after the time limit. It never outlives this call."""
-    limit = None if timeout_s is None else time.monotonic() + timeout_s
-    followers = [] if quiet else [_Follower(log, lambda line: print(line, end="", flush=True))]
-    if progress is not None:
-        followers.append(_Follower(progress_file, lambda line: progress(json.loads(line))))
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as child,
-    ):
-        try:
-            while True:
-                left = None if limit is None else max(0.0, limit - time.monotonic())
-                try:
-                    status = child.wait(min(_POLL, left or _POLL) if followers else left)
-                    break
-                except subprocess.TimeoutExpired:
-                    if limit is not None and time.monotonic() >= limit:
-                        return None
-                for follower in followers:
-                    follower.poll()
-            for follower in followers:
-                follower.poll()
-            return status
-        finally:
-            if child.poll() is None:
-                child.kill()
-
-
-class _Follower:
-    """Hands each complete new line of a growing file to a function."""
-
-    def __init__(self, path: Path, take: Callable[[str], object]) -> None:
-        self._path, self._take, self._offset = path, take, 0
-
-    def poll(self) -> None:
-        """Take the lines that were completed since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as source:
-            source.seek(self._offset)
-            for line in source:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                self._take(line.decode(errors="replace"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    value = json.loads(path.read_text())
-    return dict(value)
 
 
 def _read_results(path: Path) -> tuple[TestOutcome, ...] | None:

@@ -78,8 +78,11 @@ class Statistics:
     fills: int = 0
     killed: int = 0
     line_reads: int = 0
+    lost: int = 0
+    """Requests that a reset took."""
     register_accesses: int = 0
     replays: int = 0
+    resets: int = 0
     status_writes: int = 0
     writes: int = 0
 

@@ -7,6 +7,7 @@ parameter set with a seed is what `twodim random --params NAME --seed N` repeats
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from cocotb_tests.harness.control_software import ControlSoftware
 from cocotb_tests.harness.errors import HarnessError
@@ -95,7 +96,7 @@ PARAMETER_SETS: Mapping[str, IommuParams] = {
     ),
     "large": PRESETS["large"],
 }
-"""Parameter sets of the random runs, smallest build first but one."""
+"""Parameter sets of the random runs; the last one takes minutes to build with Verilator, once for each RTL."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class RandomPlan:
     slow_software: bool
     """Gaps between effects are random, up to 12 cycles, instead of short."""
     regions: int
+    calm: int
+    """Mean number of cycles between two resets; 0: none."""
 
     @classmethod
     def from_seed(cls, seed: int, name: str | None = None) -> "RandomPlan":
@@ -126,7 +129,7 @@ class RandomPlan:
         if name is not None and name not in PARAMETER_SETS:
             raise HarnessError(f"parameter set must be one of {', '.join(PARAMETER_SETS)}, not {name!r}")
         rng = random.Random(f"plan {seed}")
-        drawn = rng.choice([key for key in PARAMETER_SETS if key != "large"])
+        drawn = rng.choice(list(PARAMETER_SETS))
         chosen = name or drawn
         params = PARAMETER_SETS[chosen]
         timing = MemoryTiming(
@@ -166,6 +169,7 @@ class RandomPlan:
             editors=rng.randint(1, 4),
             slow_software=rng.random() < 0.5,
             regions=rng.randint(3, 9),
+            calm=rng.choice((0, 600, 2500, 10_000)),
         )
 
     def describe(self) -> str:
@@ -175,7 +179,8 @@ class RandomPlan:
             f"seed {self.seed}, params {self.name}, {'scalable' if self.scalable else 'legacy'}, "
             f"{256 if self.wide else 128}-bit descriptors, L={timing.latency}+{timing.jitter}"
             f"{' reordered' if timing.reorder else ''}, stalls {timing.stall_percent} %, "
-            f"{self.editors} editors, rates {self.rates}"
+            f"{self.editors} editors, rates {self.rates}, "
+            f"{f'a reset in {self.calm} cycles' if self.calm else 'no reset'}"
         )
 
 
@@ -242,26 +247,53 @@ def random_job(
         limit=cycles,
         answers_expected=not quiet,
     )
-    rng = random.Random(f"world {plan.seed}")
+    resets = _reset_cycles(plan, cycles)
+    for number, (at, length) in enumerate(resets, 1):
+        bench.reset_at(at, partial(_boot, plan, bench, number, at + length), length)
+    _boot(plan, bench, 0, 0)
+    return bench
+
+
+def _reset_cycles(plan: RandomPlan, cycles: int) -> list[tuple[int, int]]:
+    """(cycle, length in cycles) of the resets: at any moment, now and then one soon after the other."""
+    rng = random.Random(f"resets {plan.seed}")
+    found: list[tuple[int, int]] = []
+    at = 0
+    while plan.calm:
+        at += rng.randrange(2, 40) if rng.random() < 0.15 else rng.randrange(2, 2 * plan.calm)
+        if at >= cycles:
+            break
+        found.append((at, rng.choice((1, 1, 2, 5))))
+        at += found[-1][1]
+    return found
+
+
+def _boot(plan: RandomPlan, bench: LockStep, number: int, now: int) -> None:
+    """Start software in cycle `now`, for the time after reset `number`: with empty memory, as after a crash."""
+    memory = bench.memory
+    for page in list(memory.pages()):
+        memory.clear_page(page)
+    name = f"{plan.seed}" if not number else f"{plan.seed} reset {number}"
+    rng = random.Random(f"world {name}")
     host = Host(
-        context.params, memory, scalable=plan.scalable, wide=plan.wide, size_code=plan.size_code,
+        bench.params, memory, scalable=plan.scalable, wide=plan.wide, size_code=plan.size_code,
         rid_pasid=rng.choice((0, 0, 9)),
     )  # fmt: skip
     world = _World(plan, bench, host, rng)
 
-    def gap(name: str) -> Gap:
+    def gap(agent: str) -> Gap:
         if plan.slow_software:
-            return uniform(0, 12, random.Random(f"gap {name} {plan.seed}"))
-        return fixed(1) if rng.random() < 0.5 else uniform(0, 2, random.Random(f"gap {name} {plan.seed}"))
+            return uniform(0, 12, random.Random(f"gap {agent} {name}"))
+        return fixed(1) if rng.random() < 0.5 else uniform(0, 2, random.Random(f"gap {agent} {name}"))
 
-    def add(name: str, agent: Agent[None], start: int = 0) -> None:
-        bench.scheduler.add(name, agent, start=start, gap=gap(name))
+    def add(agent: str, program: Agent[None], start: int = 0) -> None:
+        bench.scheduler.add(agent, program, start=now + start, gap=gap(agent))
 
     editors = []
-    for number in range(plan.editors):
-        mine = world.regions[number :: plan.editors] or world.regions[:0]
+    for index in range(plan.editors):
+        mine = world.regions[index :: plan.editors] or world.regions[:0]
         if mine:
-            editors.append(TableSoftware(bench, host, random.Random(f"editor {number} {plan.seed}"), mine))
+            editors.append(TableSoftware(bench, host, random.Random(f"editor {index} {name}"), mine))
     areas = []
     for editor in editors:
         for region in editor.regions:
@@ -269,9 +301,9 @@ def random_job(
             areas.append(Area(region.domain.did, region.start, region.size, region.popular))
     add("start", host.start())
     begin = 100 if rng.random() < 0.8 else 0  # requests before translation is on
-    for number, editor in enumerate(editors):
-        add(f"editor{number}", editor.run(), 120)
-    control = ControlSoftware(bench, host, random.Random(f"control {plan.seed}"))
+    for index, editor in enumerate(editors):
+        add(f"editor{index}", editor.run(), 120)
+    control = ControlSoftware(bench, host, random.Random(f"control {name}"))
     add("devices", control.devices(world.devices, world.domains), 150)
     add("waits", control.waits(), 130)
     add("faults", control.faults(), 200)
@@ -279,22 +311,14 @@ def random_job(
     add("reader", control.reader(), 0)
     add("mistakes", control.mistakes(), 500)
     add("switches", control.switches(), 800)
-    for number, rate in enumerate(plan.rates):
+    for index, rate in enumerate(plan.rates):
         source = DeviceTraffic(
-            context.params,
-            random.Random(f"device {number} {plan.seed}"),
+            bench.params,
+            random.Random(f"device {index} {name}"),
             world.devices,
             areas,
             rate,
             world.absent,
+            silent_until=now + begin,
         )
-        bench.add_source(_Delayed(source, begin))
-    return bench
-
-
-class _Delayed(DeviceTraffic):
-    """A source that is silent until a cycle."""
-
-    def __init__(self, source: DeviceTraffic, begin: int) -> None:
-        self.__dict__.update(source.__dict__)
-        self._silent_until = begin
+        bench.add_source(source)

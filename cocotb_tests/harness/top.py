@@ -1,20 +1,19 @@
 """The bench top: the IOMMU with packed inputs, so that a bench writes a few ports and reads one."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
 from amaranth.back import verilog as verilog_backend
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from cocotb_tests.harness.pins import CONTROL, CONTROL_BITS, WIDE_PORTS, payload_width
+from cocotb_tests.harness.pins import CONTROL, CONTROL_BITS, RESET_BIT, WIDE_PORTS, payload_width
 from pymodel.spec.observation import observation
 from pymodel.spec.params import IommuParams
 
-__all__ = ["PORTS_READ", "PORTS_WRITE", "TOPLEVEL", "BenchTop", "settled_at_start", "verilog"]
+__all__ = ["PORTS_READ", "PORTS_WRITE", "TOPLEVEL", "BenchTop", "verilog"]
 
 TOPLEVEL = "bench_top"
 PORTS_READ = ("obs",)
@@ -24,7 +23,7 @@ PORTS_WRITE = ("clk", "rst", "control", *WIDE_PORTS)
 class BenchTop(wiring.Component):
     """`hdl.iommu.Iommu` behind packed inputs.
 
-    Members: `control` (bits of `pins.CONTROL`, then the id of the write ack), `request`, `register_request`
+    Members: `control` (bits of `pins.CONTROL`, the id of the write ack, reset), `request`, `register_request`
     and `read_data` (payloads, sampled while their valid bit in `control` is 1), `obs` (the packed
     observation).
     """
@@ -42,11 +41,14 @@ class BenchTop(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.iommu = iommu = self._iommu
+        iommu = self._iommu
+        m.domains.unit = unit = ClockDomain("unit")  # with a reset that a bench can also pull in the middle of a run
+        m.d.comb += [unit.clk.eq(ClockSignal()), unit.rst.eq(ResetSignal() | self.control[RESET_BIT])]
+        m.submodules.iommu = DomainRenamer("unit")(iommu)
         for bit, name in enumerate(CONTROL):
             port, _, member = name.rpartition("_")
             m.d.comb += getattr(getattr(iommu, port), member).eq(self.control[bit])
-        m.d.comb += _bits(iommu.write_acks.payload).eq(self.control[len(CONTROL) :])
+        m.d.comb += _bits(iommu.write_acks.payload).eq(self.control[len(CONTROL) : RESET_BIT])
         for name, port in WIDE_PORTS.items():
             m.d.comb += _bits(getattr(iommu, port).payload).eq(getattr(self, name))
         m.d.comb += self.obs.eq(_bits(iommu.obs))
@@ -63,17 +65,3 @@ def verilog(params: IommuParams) -> str:
     """Verilog of the bench top; the same text on every machine for the same parameters and sources."""
     top = BenchTop(params)
     return str(verilog_backend.convert(top, name=TOPLEVEL, emit_src=False, strip_internal_attrs=True))
-
-
-def settled_at_start(text: str) -> str:
-    """The same Verilog for Icarus: blocks of one assignment also run once at time 0.
-
-    Yosys drives parts of a vector by `always @*` with one assignment; Icarus runs such a block only when an
-    input changes, so that parts whose inputs keep their first value would stay X.
-    """
-    return re.sub(
-        r"^( *)always @\*\n *(\S[^\n]* = [^\n]*;)$",
-        r"\1initial begin #0; \2 end\n\1always @*\n\1  \2",
-        text,
-        flags=re.MULTILINE,
-    )

@@ -55,7 +55,7 @@ class DeviceTraffic:
     strange.
 
     `devices` are the entries that it may speak for, `areas` the ranges that it touches. It is silent
-    between bursts. It never ends by itself: the lock-step stops asking.
+    up to cycle `silent_until` and between bursts. It never ends by itself: the lock-step stops asking.
     """
 
     def __init__(
@@ -67,12 +67,13 @@ class DeviceTraffic:
         rate: float,
         absent: Sequence[int],
         strange: float = 0.04,
+        silent_until: int = 0,
     ) -> None:
         self._rng, self._devices, self._areas, self._rate = rng, devices, areas, rate
         self._absent, self._strange = absent, strange
         self._width = params.iova_bits
         self.done = False
-        self._silent_until = 0
+        self._silent_until = silent_until
         self._left = 0
         self._pages: list[int] = []
         self._device = devices[0]

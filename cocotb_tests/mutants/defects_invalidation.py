@@ -192,14 +192,14 @@ DEFECTS = (
         "with m.If(wait.status_write):",
         "with m.If(wait.status_write & ~(wait.fence & wait.interrupt)):",
         "A fenced wait with interrupt never writes its status.",
-        "waits", judges("clb"),
+        "waits", judges("clpb"),
     ),
     Defect(
         "fence_open", _QUEUE,
         "m.d.comb += done.eq(unacked == 0)",
         "m.d.comb += done.eq(1)",
         "A fence does not wait for the status write to be acknowledged.",
-        "waits", judges("c"),
+        "waits", judges("cp"),
     ),
     Defect(
         "queue_goes_on_after_error", _QUEUE,

@@ -55,28 +55,28 @@ DEFECTS = (
         "m.d.comb += [taken.eq(strobe & ~full & free), blocked.eq(strobe & ~full & ~free)]",
         "m.d.comb += [taken.eq(strobe & ~full), blocked.eq(strobe & ~full & ~free)]",
         "The fault that overflows the log overwrites a record.",
-        "faults", judges("cb"),
+        "faults", judges("clb"),
     ),
     Defect(
         "overflow_not_seen", _LOG,
         "with m.If(blocked):",
         "with m.If(blocked & ~valid.all()):",
         "A full log drops faults without PFO.",
-        "faults", judges("cb"),
+        "faults", judges("clb"),
     ),
     Defect(
         "first_record_index", _LOG,
         "with m.If(taken & ~is_pending):",
         "with m.If(taken):",
         "FRI names the newest record instead of the first.",
-        "faults", judges("cb"),
+        "faults", judges("clb"),
     ),
     Defect(
         "set_lost_to_clear", _REGISTERS,
         "with m.If(self.interrupt):",
         'with m.If(self.interrupt & ~self._strobed("ICS", 0)):',
         "IWC is lost when software clears it in the cycle in which it is set.",
-        "events", judges("c"),
+        "events", judges("cp"),
     ),
     Defect(
         "error_lost_to_clear", _REGISTERS,
@@ -90,7 +90,14 @@ DEFECTS = (
         "self.completion_event_wanted.eq(completion_event.pending & ~completion_event.masked)",
         "self.completion_event_wanted.eq(completion_event.pending)",
         "The completion message is sent while it is masked.",
-        "events", judges("cb"),
+        "events", judges("cpb"),
+    ),
+    Defect(
+        "unmasked_after_reset", _REGISTERS,
+        'Signal(init=1, name=f"{name}_event_masked")',
+        'Signal(init=0, name=f"{name}_event_masked")',
+        "Event messages are not masked after reset.",
+        "faults", judges("cp"),
     ),
     Defect(
         "message_lost", _REGISTERS,
@@ -112,6 +119,13 @@ DEFECTS = (
         "m.d.comb += free.eq(~writes.valid | writes.ready | self.status_wanted)",
         "A status write replaces another write that memory has not taken.",
         "waits, stalls", judges("clpb"),
+    ),
+    Defect(
+        "reset_incomplete", _REGISTERS,
+        "translation, root_set = Signal(), Signal()",
+        "translation, root_set = Signal(reset_less=True), Signal()",
+        "Translation stays on over a reset.",
+        "resets", judges("cpb"),
     ),
 )  # fmt: skip
 """In the order of what they break."""

@@ -276,14 +276,14 @@ DEFECTS = (
         "m.d.sync += pointer.eq(Mux(index == count - 1, 0, index + 1))",
         "m.d.sync += pointer.eq(0)",
         "The lowest slot always reads first: others may starve.",
-        "pressure", judges("c"),
+        "pressure", judges("cp"),
     ),
     Defect(
         "answer_turn", _PENDING,
         "m.d.sync += pointer.eq(Mux(index == entries - 1, 0, index + 1))",
         "m.d.sync += pointer.eq(0)",
         "The lowest pending entry is always answered first: others may starve.",
-        "pressure", judges("c"),
+        "pressure", judges("cp"),
     ),
     Defect(
         "victim_wrong", _PLRU,

@@ -50,5 +50,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "waits, stalls": _scenario("registers", "waits", stall=60),
     "events": _scenario("registers", "events"),
     "faults": _scenario("registers", "faults"),
+    "resets": _scenario("reset", "resets"),
 }
 """Every scenario is clean on the system as it is, under every judge."""

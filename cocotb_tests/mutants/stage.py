@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cocotb_tests.harness.errors import BenchError, JudgeError
+from cocotb_tests.harness.errors import BenchError
 from cocotb_tests.harness.host import RAM, Device, Domain, Host
 from cocotb_tests.harness.job import JobContext
 from cocotb_tests.harness.lockstep import LockStep
 from cocotb_tests.harness.memory_port import MemoryTiming, Sample
 from cocotb_tests.harness.patterns import ALWAYS, ReadyPattern
-from cocotb_tests.harness.scheduler import Answer, BenchAgent, Drain, Now, Translate, Translation
+from cocotb_tests.harness.scheduler import Answer, BenchAgent, Drain, Translate, Translation
 from pymodel.effects import Delay, ReadRegister, Store, WriteRegister
 from pymodel.memory import PhysMem
 from pymodel.paging.table import lookup
@@ -161,13 +161,9 @@ class Stage:
     # --- the fault log ---------------------------------------------------------------------------------------
 
     def read_log(self) -> BenchAgent[tuple[list[int], int]]:
-        """Take all records, the oldest first, clear them and PFO; gives (records, FSTS).
-
-        Judge 1 is told what software finds; a complaint of it is raised.
-        """
+        """Take all records, the oldest first, clear them and PFO; gives (records, FSTS)."""
         count = self.params.fault_records
         status: int = yield ReadRegister(OFFSET["FSTS"])
-        judge = self.bench.judge
         found: list[int] = []
         first = FSTS.get(status, "fri")
         for step in range(count if FSTS.get(status, "ppf") else 0):
@@ -177,22 +173,8 @@ class Stage:
                 break
             low: int = yield ReadRegister(offset, 8)
             found.append(high << 64 | low)
-        if judge is not None:
-            now: int = yield Now()
-            for step, record in enumerate(found):
-                self._complain(judge.faults.recorded(now, (first + step) % count, record))
-            if FSTS.get(status, "pfo"):
-                self._complain(judge.faults.overflowed(now))
         for step in range(len(found)):
             yield WriteRegister(FAULT_RECORD_OFFSET + 16 * ((first + step) % count) + 12, 1 << 31)
         if FSTS.get(status, "pfo"):
             yield WriteRegister(OFFSET["FSTS"], FSTS.pack(pfo=1))
-        if judge is not None:  # everything was read out
-            now = yield Now()
-            for complaint in judge.faults.finish(now):
-                self._complain(complaint)
         return found, status
-
-    def _complain(self, complaint: str | None) -> None:
-        if complaint is not None:
-            raise JudgeError(self.bench.now, complaint)

@@ -20,7 +20,7 @@ from cocotb_tests.progress import Progress
 from cocotb_tests.replay import report as reporting
 from pymodel.spec.params import IommuParams
 
-__all__ = ["Survey", "replay", "survey"]
+__all__ = ["JOB", "Survey", "replay", "survey"]
 
 JOB = "cocotb_tests.replay.job:replay"
 

@@ -25,3 +25,5 @@ class Inputs:
     read_data: ReadData | None = None
     write_ack: int | None = None
     register_request: RegisterRequest | None = None
+    reset: bool = False
+    """Reset (P4, P5): nothing else counts. The cycle model is told by `CycleModel.reset` instead of `step`."""

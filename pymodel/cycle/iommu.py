@@ -21,6 +21,7 @@ _CONTROL_FIELDS = ("queue_state", "queue_head", "translation_enabled", "queue_en
 _BUILT_FOR = {"np_cache": False, "inv_reorder": False, "drain_always": True}
 _FETCH = QueueState.FETCH.value
 _APPLY = QueueState.APPLY.value
+_STALL = Lookup.STALL.value
 _STATUS = QueueState.STATUS.value
 _KEEPS_STATE = Lookup.FAULT.value  # lookups up to this one, not replayed, change neither slots nor entries
 _STATUS_ID = WriteId.STATUS.value
@@ -37,8 +38,8 @@ class CycleModel:
                  "_control_stale", "_control_word", "_event", "_faults", "_fetch", "_frontend",
                  "_hits_at", "_invalidations", "_killed_at", "_layout", "_lookup_at",
                  "_mask_shifts", "_params", "_quiet", "_reads_at", "_recorded_at", "_registers",
-                 "_response_at", "_status", "_status_at", "_status_stale", "_walker",
-                 "_writes_at")  # fmt: skip
+                 "_response_at", "_stalled", "_status", "_status_at", "_status_stale", "_walker", "_word",
+                 "_word_stale", "_writes_at")  # fmt: skip
 
     def __init__(self, params: IommuParams) -> None:
         for name, value in _BUILT_FOR.items():
@@ -71,6 +72,9 @@ class CycleModel:
         self._frontend = Frontend(params, layout, (self._registers, self._faults, self._walker), caches)
         self._invalidations = InvalidationQueue(params, self._registers, self._walker, caches)
         self._event = 0
+        self._stalled = 0
+        self._word = 0
+        self._word_stale = True
         self._status = self._control_word = 0
         self._status_stale = self._control_stale = True
         self._quiet = True
@@ -115,6 +119,12 @@ class CycleModel:
 
     def observe(self) -> int:
         """The packed observation of the current cycle, in the layout of `pymodel.spec.observation`."""
+        if self._word_stale:
+            self._word_stale = False
+            self._word = self._pack()
+        return self._word
+
+    def _pack(self) -> int:
         frontend, registers = self._frontend, self._registers
         word = self._event << self._lookup_at
         if self._status_stale:
@@ -136,6 +146,14 @@ class CycleModel:
         if registers.buffer:
             word |= registers.buffer << self._writes_at
         return word
+
+    @property
+    def quiet(self) -> bool:
+        """From this cycle on nothing changes, events included, until the IOMMU takes an input.
+
+        `ready` of a consumer is none. The lookup may stall all the time (L3).
+        """
+        return self._quiet and self._event == self._stalled
 
     def fields(self) -> dict[str, int]:
         """The observation of the current cycle by field name."""
@@ -168,15 +186,18 @@ class CycleModel:
 
     def step(self, inputs: Inputs) -> None:
         """Let the current cycle end. Every block judges the state at the start of the cycle."""
+        frontend = self._frontend
+        requests = frontend.requests
         if self._quiet:
-            if (inputs.request is None and inputs.read_data is None and inputs.register_request is None
-                    and inputs.write_ack is None):  # fmt: skip
-                self._event = 0
+            if (inputs.read_data is None and inputs.register_request is None and inputs.write_ack is None
+                    and (inputs.request is None or len(requests) >= FIFO_DEPTH)):  # fmt: skip
+                if self._event != self._stalled:
+                    self._event = self._stalled
+                    self._word_stale = True
                 return
             self._quiet = False
-        frontend, walker = self._frontend, self._walker
-        registers, queue = self._registers, self._invalidations
-        requests, hits = frontend.requests, frontend.hits
+        self._word_stale = True
+        walker, registers, queue, hits = self._walker, self._registers, self._invalidations, frontend.hits
         # P1: the transfers of this cycle. Reads of registers see the values of this cycle (R1).
         accepted = inputs.request if len(requests) < FIFO_DEPTH else None
         hit_taken = inputs.hits_ready and len(hits) > 0
@@ -209,28 +230,38 @@ class CycleModel:
                 event = walker.event
         if applying:
             event |= self._apply(killing)
+            self._stalled = 0
+        elif self._stalled and not (answer_taken or refused):
+            event |= _STALL  # as in the cycle before, since which nothing changed that a lookup looks at
         else:
             frontend.lookup()
             looked_up = frontend.event
             event |= looked_up
             if looked_up > _KEEPS_STATE:
                 self._status_stale = True
+            elif looked_up == _STALL:
+                self._stalled = _STALL
         if arrived is not None:
             answered, replayed, on_time = walker.settle()
             frontend.answer |= answered
             frontend.replay |= replayed
             frontend.late &= ~on_time
             self._status_stale = True
+            if frontend.retried or not walker.issue >> arrived & 1:
+                self._stalled = 0  # a walk that goes on matters to retried requests alone (L2.9)
         if refused:
             frontend.replay |= refused
         if hit_taken:
             del hits[0]
+        if hit_taken or answer_taken or refused:
+            self._stalled = 0
         if accepted is not None:
             requests.append(accepted)
         # Queue, writes, registers, faults.
         if (registers.events_awake or not queue.asleep or fetched is not None or registers.written
                 or inputs.write_ack is not None or self._faults.active or registers.buffer):  # fmt: skip
             event |= self._control(inputs, fetched)
+            self._stalled = 0
         if applying:
             queue.note_stale(len(hits), frontend.offered >= 0)
         elif queue.stale or queue.stale_completion:
@@ -247,7 +278,9 @@ class CycleModel:
         if frontend.answer and frontend.offered < 0:
             frontend.offer()
         self._event = event
-        if not (requests or hits or frontend.replay or frontend.answer or walker.offered >= 0):
+        if not (hits or frontend.answer or walker.offered >= 0) and (
+            self._stalled or not (requests or frontend.replay)
+        ):
             asleep = queue.asleep and not registers.events_awake
             self._quiet = asleep and not registers.buffer and registers.response is None
 

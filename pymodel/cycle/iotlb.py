@@ -20,12 +20,15 @@ def _key(address_part: int, did: int, level: int) -> int:
 class Iotlb:
     """Cached leaves (T1, T2) with their fills (W9) and invalidations (I6)."""
 
-    __slots__ = ("_bases", "_entry_shifts", "_interrupt", "_leaf_masks", "_levels",
-                 "_only_smaller", "_snoop", "counts", "lines", "sectors")  # fmt: skip
+    __slots__ = ("_bases", "_entry_shifts", "_filled", "_interrupt", "_leaf_masks", "_levels",
+                 "_only_smaller", "_sectors", "_snoop", "counts", "good", "lines")  # fmt: skip
 
     def __init__(self, params: IommuParams, shifts: ResponseShifts) -> None:
         self.lines = Lines(params.iotlb_entries)
-        self.sectors: list[list[Sector | None]] = [[None] * ENTRIES_PER_LINE] * params.iotlb_entries
+        self.good = [0] * params.iotlb_entries
+        """Valid sectors of each line, one bit each; means nothing for a line that is not valid."""
+        self._filled: list[tuple[tuple[int, ...], int]] = [((), 0)] * params.iotlb_entries
+        self._sectors: list[list[Sector | None]] = [[]] * params.iotlb_entries  # made when they are first hit
         self.counts = [0, 0, 0]
         self._only_smaller = params.inval_scope is Architecture.AMD
         self._entry_shifts = (shifts.address, shifts.permissions, shifts.snoop - LEAVES[0]["snp"].lsb)
@@ -44,10 +47,21 @@ class Iotlb:
             if counts[level]:
                 index = where.get(iova >> shift + 3 << 18 | did << 2 | level)
                 if index is not None:
-                    sector = self.sectors[index][iova >> shift & 7]
-                    if sector is not None and (found is None or index < found[0]):
-                        found = sector
+                    lane = iova >> shift & 7
+                    if self.good[index] >> lane & 1 and (found is None or index < found[0]):
+                        found = self._sectors[index][lane] or self._sector(level, index, lane)
         return found
+
+    def _sector(self, level: int, index: int, lane: int) -> Sector:
+        """Make a sector from the entry that it was filled with."""
+        lanes, permissions = self._filled[index]
+        entry = lanes[lane]
+        address_at, permissions_at, snoop_at = self._entry_shifts
+        word = self._bases[level] | (entry & self._leaf_masks[level]) << address_at
+        word |= (entry & permissions) << permissions_at | (entry & self._snoop) << snoop_at
+        sector = (index, entry & permissions, word, (1 << level_shift(level)) - 1)
+        self._sectors[index][lane] = sector
+        return sector
 
     def good_leaves(self, lanes: tuple[int, ...], level: int, permissions: int, reserved: int,
                     want: int) -> int:  # fmt: skip
@@ -76,21 +90,10 @@ class Iotlb:
         if lines.valid >> index & 1:
             self.counts[lines.keys[index] & 3] -= 1
         lines.fill(index, key)
-        level = key & 3
-        self.counts[level] += 1
-        address, snoop, base = self._leaf_masks[level], self._snoop, self._bases[level]
-        address_at, permissions_at, snoop_at = self._entry_shifts
-        low = (1 << level_shift(level)) - 1
-        self.sectors[index] = [
-            (
-                index,
-                entry & permissions,
-                base | (entry & address) << address_at | (entry & permissions) << permissions_at
-                | (entry & snoop) << snoop_at,
-                low,
-            ) if good >> lane & 1 else None
-            for lane, entry in enumerate(lanes)
-        ]  # fmt: skip
+        self.counts[key & 3] += 1
+        self.good[index] = good
+        self._filled[index] = (lanes, permissions)
+        self._sectors[index] = [None] * ENTRIES_PER_LINE
 
     def drop_all(self) -> None:
         """Global invalidation (I6)."""
@@ -127,9 +130,8 @@ class Iotlb:
                 self._drop(index)
 
     def _drop_sectors(self, index: int, first: int, count: int) -> None:
-        sectors = self.sectors[index]
-        sectors[first : first + count] = [None] * count
-        if not any(sectors):
+        self.good[index] &= ~((1 << count) - 1 << first)
+        if not self.good[index]:
             self._drop(index)
 
     def _drop(self, index: int) -> None:

@@ -9,11 +9,17 @@ __all__ = ["Layout", "ResponseShifts"]
 class Layout:
     """Position of every observation field, and of fields relative to the first one of their group (O1)."""
 
-    __slots__ = ("at", "fields", "ports")
+    __slots__ = ("_places", "at", "fields")
 
     def __init__(self, params: IommuParams) -> None:
         self.fields = observation(params)
-        self.ports = payloads(params)
+        self._places: dict[str, list[tuple[int, int]]] = {}  # (lowest bit, mask) of the fields of a payload
+        for port, members in payloads(params).items():
+            low = 1  # above the valid bit
+            places = self._places[port] = []
+            for _, width in members:
+                places.append((low, (1 << width) - 1))
+                low += width
         self.at: dict[str, int] = {}
         position = 0
         for name, width in self.fields:
@@ -32,12 +38,7 @@ class Layout:
         """Payload of a port from its packed word (valid in bit 0), or None when it is not valid."""
         if not word & 1:
             return None
-        values = []
-        word >>= 1
-        for _, width in self.ports[port]:
-            values.append(word & ((1 << width) - 1))
-            word >>= width
-        return tuple(values)
+        return tuple([word >> low & mask for low, mask in self._places[port]])
 
 
 class ResponseShifts:

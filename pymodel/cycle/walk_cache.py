@@ -2,7 +2,7 @@
 
 from pymodel.cycle.replacement import Lines
 from pymodel.spec.params import Architecture, IommuParams
-from pymodel.spec.second_stage import ENTRIES_PER_LINE, SS_TABLE, level_shift
+from pymodel.spec.second_stage import SS_TABLE, level_shift
 
 __all__ = ["PointerCache", "WalkCache"]
 
@@ -16,11 +16,14 @@ Pointer = tuple[int, int, int, int]
 class PointerCache:
     """PSC k: pointers to tables of level k (T1)."""
 
-    __slots__ = ("lines", "sectors", "shift")
+    __slots__ = ("filled", "good", "lines", "shift")
 
     def __init__(self, count: int, level: int) -> None:
         self.lines = Lines(count)
-        self.sectors: list[list[Pointer | None]] = [[None] * ENTRIES_PER_LINE] * count
+        self.good = [0] * count
+        """Valid sectors of each line, one bit each; means nothing for a line that is not valid."""
+        self.filled: list[tuple[tuple[int, ...], int]] = [((), 0)] * count
+        """The line of a table that each line holds, and the permissions above it."""
         self.shift = level_shift(level + 1)
 
 
@@ -39,9 +42,11 @@ class WalkCache:
             cache = self.caches[level]
             index = cache.lines.where.get(iova >> cache.shift + 3 << 16 | did)
             if index is not None:
-                pointer = cache.sectors[index][iova >> cache.shift & 7]
-                if pointer is not None:
-                    return pointer
+                lane = iova >> cache.shift & 7
+                if cache.good[index] >> lane & 1:
+                    lanes, permissions = cache.filled[index]
+                    entry = lanes[lane]
+                    return level, index, entry & permissions, entry & _ADDRESS
         return None
 
     def key(self, did: int, level: int, iova: int) -> int:
@@ -68,10 +73,8 @@ class WalkCache:
         """Replace all sectors of a line of PSC `level` by the `good` pointers of `lanes` (T4, W9)."""
         cache = self.caches[level]
         cache.lines.fill(index, key)
-        cache.sectors[index] = [
-            (level, index, entry & permissions, entry & _ADDRESS) if good >> lane & 1 else None
-            for lane, entry in enumerate(lanes)
-        ]
+        cache.good[index] = good
+        cache.filled[index] = (lanes, permissions)
 
     def drop_all(self) -> None:
         """Global invalidation (I6)."""
@@ -110,7 +113,6 @@ class WalkCache:
 
     @staticmethod
     def _drop_sectors(cache: PointerCache, index: int, first: int, count: int) -> None:
-        sectors = cache.sectors[index]
-        sectors[first : first + count] = [None] * count
-        if not any(sectors):
+        cache.good[index] &= ~((1 << count) - 1 << first)
+        if not cache.good[index]:
             cache.lines.drop(index)

@@ -4,7 +4,7 @@ from collections import deque
 
 from pymodel.iommu.faults import FaultJudge
 from pymodel.iommu.legal import Judge, Violation
-from pymodel.iommu.queue import Ignored, InvalidationQueue, QueueStop, Wait
+from pymodel.iommu.queue import Ignored, InvalidationQueue, Wait
 from pymodel.iommu.types import Outcome, Request, TableMemory
 from pymodel.spec.params import IommuParams
 from pymodel.spec.registers import FAULT_RECORD_OFFSET, FSTS, GCMD, REGISTERS
@@ -25,9 +25,9 @@ class ArchitecturalIommu:
         ...
         iommu.advance(cycle)  # once in a cycle, before its stores
 
-    Judge an answer in the cycle in which it is taken. Within a cycle the order of calls matters in one way
-    only: a store must be told before the register write that releases the invalidation for it, as software
-    does it.
+    Judge an answer in the cycle in which it is taken. Within a cycle a store must be told before the register write
+    that releases the invalidation for it, as software does it; `faults` names its own order. Call `settle` now and
+    then: it says what is wrong with the fault log and keeps memory bounded.
     """
 
     def __init__(self, params: IommuParams, memory: TableMemory) -> None:
@@ -50,11 +50,6 @@ class ArchitecturalIommu:
     def time(self) -> int:
         """The current cycle."""
         return self.judge.clock.time
-
-    @property
-    def queue_stop(self) -> QueueStop | None:
-        """The queue error that the IOMMU has to raise, if the queue holds one."""
-        return self.queue.stop
 
     @property
     def waits_pending(self) -> int:
@@ -146,18 +141,6 @@ class ArchitecturalIommu:
         wanted = "none" if due is None else f"{due.data:#x} to {due.address:#x}"
         return f"cycle {time}: status write of {data:#x} to {address:#x}; expected {wanted}"
 
-    def wait_interrupt(self, time: int) -> str | None:
-        """ICS.IWC was seen set by the next wait that asks for it; like `wait_completed`."""
-        self.judge.advance(time)
-        for position, (ticket, wait) in enumerate(self._waits):
-            if wait.interrupt:
-                if not wait.status_write:
-                    for _ in range(position + 1):
-                        self._waits.popleft()
-                self.judge.completed(time, ticket)
-                return None
-        return f"cycle {time}: completion interrupt, but no wait asks for one"
-
     def all_completed(self, time: int) -> None:
         """The caller knows by other means that every released invalidation is complete."""
         self.judge.advance(time)
@@ -180,8 +163,8 @@ class ArchitecturalIommu:
             self.faults.refused(request, outcome.reason, recordable, accepted_at, answered_at)
         return violation
 
-    def fault_expected(
-        self, request: Request, accepted_at: int, answered_at: int, outcome: Outcome
-    ) -> frozenset[bool]:
-        """Whether a refusal has to be recorded while there is room; both where history allows either."""
-        return self.judge.recordable(request, accepted_at, answered_at, outcome.reason)
+    def settle(self, time: int, oldest: int) -> list[str]:
+        """What is wrong about all that is over: every event before cycle `time` was told, and no request that was
+        accepted before cycle `oldest` waits for its answer. Forgets what cannot matter any more."""
+        self.judge.prune(oldest)
+        return self.faults.settle(time, oldest)

@@ -75,6 +75,10 @@ class Coverage:
         self.pasid_global: Chain = []
         self.pasid_domain: dict[int, Chain] = {}
         self.pasid_in_domain: dict[tuple[int, int], Chain] = {}
+        self.flushed = self.flushed_pasids = ALWAYS
+        """Submissions of the latest global invalidations of contexts, and of contexts and PASID entries, that a global
+        IOTLB invalidation followed: of context structures that were read up to then nothing is left, nor of tables
+        that only they led to."""
 
     def apply(self, invalidation: Invalidation, submitted: int, completed: int) -> bool:
         """The invalidation has completed; True if it concerns context or PASID entries."""
@@ -103,8 +107,12 @@ class Coverage:
         submitted = link[0]
         did = invalidation.did
         if invalidation.granularity is Granularity.GLOBAL:
+            self._forget()
             self.leaf_global = submitted
             _extend(self.pointer_global, link)
+            contexts = self.context_global[-1][0] if self.context_global else ALWAYS
+            pasids = self.pasid_global[-1][0] if self.pasid_global else ALWAYS
+            self.flushed, self.flushed_pasids = contexts, min(contexts, pasids)
         elif invalidation.granularity is Granularity.DOMAIN:
             self.leaf_domain[did] = submitted
             _extend(self.pointer_domain.setdefault(did, []), link)
@@ -122,6 +130,16 @@ class Coverage:
                         self._leaf_within.setdefault((did, size), {})[address >> size] = submitted
             if not invalidation.ih:
                 self._pointers(did, shift, address, link)
+
+    def _forget(self) -> None:
+        """A global IOTLB invalidation covers whatever all earlier ones did: an entry that one of those dropped would
+        now count as dropped by the global one, and nothing that was read before that is usable either way."""
+        self.leaf_domain.clear()
+        self._leaf_range.clear()
+        self._leaf_within.clear()
+        self.pointer_domain.clear()
+        self._pointer_range.clear()
+        self._pointer_within.clear()
 
     def _pointers(self, did: int, shift: int, address: int, link: Drop) -> None:
         ranges = self._pointer_range.setdefault(did, {}).setdefault(shift, {})

@@ -1,4 +1,9 @@
-"""The fault log against the refusals: each recorded that has to be, none that must not (facts B1, A4)."""
+"""The fault log against the refusals: each recorded that has to be, none that must not (facts B1, B5).
+
+Three sources are held against each other: the answers that refuse, how many records the log took in which cycle with
+FSTS.PFO and PPF as they change, and what software reads in FSTS and in the records. A fault is recorded after its
+request was accepted and not later than the cycle in which its answer is taken (docs/timing.md L6, C3, M4).
+"""
 
 from collections import deque
 from dataclasses import dataclass
@@ -6,37 +11,113 @@ from dataclasses import dataclass
 from pymodel.iommu.types import Request
 from pymodel.spec.faults import FAULT_RECORD, Reason
 from pymodel.spec.params import IommuParams
+from pymodel.spec.registers import FAULT_RECORD_OFFSET, FSTS, REGISTERS
 
 __all__ = ["FaultJudge"]
 
+_FSTS = REGISTERS["FSTS"].offset
+_FSTS_CHECKED = FSTS.mask("pfo", "ppf", "fri")
+_RECORD_BYTES = 16
+_WHOLE = (1 << FAULT_RECORD.width) - 1
+_F = FAULT_RECORD.mask("f")
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Refusal:
     request: Request
-    reason: Reason
+    record: int
+    """What the log has to hold, 128 bits."""
     accepted_at: int
     refused_at: int
     must: bool
+    """It has to be in the log."""
+    explains: bool = False
+    """Some record was explained by it."""
+    found: bool = False
+    """Its own record was found."""
+
+    def covers(self, time: int) -> bool:
+        """Whether its fault may have been recorded, or dropped, in cycle `time`."""
+        return self.accepted_at < time <= self.refused_at
+
+
+@dataclass(slots=True, eq=False)
+class _Written:
+    """A record that was written; `known` are the bits that software has read."""
+
+    time: int
+    index: int
+    known: int = 0
+    value: int = 0
+    cleared: bool = False
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A register read on its way: what it has to return where `mask` has ones, and the record that it shows."""
+
+    offset: int
+    mask: int = 0
+    value: int = 0
+    record: _Written | None = None
+    low: int = 0
+    """Lowest bit of the record that it returns."""
+    bits: int = 0
+
+
+@dataclass(slots=True)
+class _Drop:
+    time: int
+    explained: bool = False
+
+
+@dataclass(slots=True)
+class _Overflow:
+    """PFO: faults may have been dropped from cycle `since` to cycle `until`, both included."""
+
+    since: int
+    until: int | None = None
 
 
 class FaultJudge:
-    """Fed with refused requests and with records as they are written or read out, in any order in time.
+    """Told about refusals, records and accesses in the order of the cycles; complaints are sentences.
 
-    A refusal and its record find each other by source, PASID, reason, page and direction. Refusals that came
-    while the log had no room (next record still valid, or overflow not cleared) may be missing. A record that
-    nobody asked for is reported once its refusal has not come by `settle` or `finish`.
+    Within a cycle: `written` and `status` (which tell of the cycle before), then answers, then accesses. Every record
+    needs a refusal of its own with the same contents whose time covers it, and every refusal that must be recorded a
+    record, unless PFO was set at some moment between its acceptance and its answer. A record that software clears
+    without having read all of it may be any that agrees with what it read.
+
+    Bounded: what is kept are the records that software has not cleared, those behind the oldest of them, and the
+    refusals whose time covers one of these.
     """
 
     def __init__(self, params: IommuParams) -> None:
         self._valid = [False] * params.fault_records
         self._next = 0
+        self._first = 0
+        """FSTS.FRI."""
         self.overflow = False
-        """FSTS.PFO as this judge sees it: set by `overflowed`, cleared by `overflow_cleared`."""
-        self._no_room_at = -1
-        """Latest cycle in which the log may have had no room."""
-        self._refusals: deque[_Refusal] = deque()
-        self._records: list[tuple[int, int]] = []
-        """(cycle, record) that no refusal explains yet."""
+        """FSTS.PFO at the start of the cycle."""
+        self._overflows: deque[_Overflow] = deque()
+        self._drops: list[_Drop] = []
+        """Rises of PFO that no refusal explains yet."""
+        self._clears: list[tuple[int, int]] = []
+        """(cycle, index): clears of F that take effect at the end of their cycle."""
+        self._overflow_clear: int | None = None
+        self._shown: list[_Written | None] = [None] * params.fault_records
+        self._written: deque[_Written] = deque()
+        self._fresh: deque[_Refusal] = deque()
+        """Refusals whose cycles are not over."""
+        self._held: list[_Refusal] = []
+        """Refusals that cover a record in `_written`."""
+        self._reading: _Reading | None = None
+
+    @property
+    def kept(self) -> int:
+        """Refusals and records that are kept at present."""
+        return len(self._fresh) + len(self._held) + len(self._written)
+
+    # --- refusals -------------------------------------------------------------------------------------------
 
     def refused(
         self, request: Request, reason: Reason, recordable: frozenset[bool], accepted_at: int, refused_at: int
@@ -44,94 +125,193 @@ class FaultJudge:
         """A request was refused; `recordable` is `Judge.recordable`'s answer."""
         if True not in recordable:
             return
-        refusal = _Refusal(request, reason, accepted_at, refused_at, False not in recordable)
-        for index, (_, record) in enumerate(self._records):
-            if self._explains(refusal, record):
-                del self._records[index]
-                return
-        self._refusals.append(refusal)
+        record = FAULT_RECORD.pack(
+            address=request.iova >> 12, sid=request.sid, pasid_present=int(request.pasid is not None),
+            pasid=request.pasid or 0, reason=reason, t=int(not request.write), f=1,
+        )  # fmt: skip
+        self._fresh.append(_Refusal(request, record, accepted_at, refused_at, False not in recordable))
 
-    def recorded(self, time: int, index: int, record: int) -> str | None:
-        """A 128-bit record was written to (or read from) fault record `index` in cycle `time`.
+    # --- what the log shows -----------------------------------------------------------------------------------
 
-        Returns a sentence if it went to a record that was still valid.
-        """
+    def written(self, time: int, count: int) -> str | None:
+        """`count` records were written in cycle `time` (M4)."""
+        self._apply_clears(time)
         complaint = None
-        if self._valid[index]:
-            complaint = f"cycle {time}: fault record {index} was overwritten before software cleared it"
-        self._valid[index] = True
-        self._next = (index + 1) % len(self._valid)
-        if self._valid[self._next]:
-            self._no_room_at = max(self._no_room_at, time)
-        for position, refusal in enumerate(self._refusals):
-            if self._explains(refusal, record):
-                del self._refusals[position]
-                return complaint
-        self._records.append((time, record))
+        if self.overflow:
+            complaint = f"cycle {time}: a fault was recorded although FSTS.PFO is set"
+        if not any(self._valid):
+            self._first = self._next
+        for _ in range(count):
+            index = self._next
+            if self._valid[index] and complaint is None:
+                complaint = f"cycle {time}: fault record {index} was overwritten before software cleared it"
+            self._valid[index] = True
+            record = self._shown[index] = _Written(time, index)
+            self._written.append(record)
+            self._next = (index + 1) % len(self._valid)
         return complaint
 
-    def cleared(self, time: int, index: int) -> None:
-        """Software cleared F of a record."""
-        self._full(time)
-        self._valid[index] = False
+    def status(self, time: int, overflow: int, pending: int) -> str | None:
+        """PFO and PPF at the start of cycle `time`, told when one of them has changed."""
+        self._apply_clears(time - 1)
+        full = self._valid[self._next]
+        self._apply_clears(time)
+        if overflow and not self.overflow:
+            self._overflows.append(_Overflow(time - 1))
+            self._drops.append(_Drop(time - 1))
+            self.overflow = True
+            if not full:
+                return f"cycle {time - 1}: fault overflow although record {self._next} was free"
+        elif self.overflow and not overflow:
+            self.overflow = False
+            self._overflows[-1].until = time - 1
+            if self._overflow_clear != time - 1:
+                return f"cycle {time}: FSTS.PFO fell although software did not clear it"
+            self._overflow_clear = None
+        if bool(pending) != any(self._valid):
+            return f"cycle {time}: FSTS.PPF must be {int(any(self._valid))}, not {pending}"
+        return None
 
-    def overflowed(self, time: int) -> str | None:
-        """FSTS.PFO was seen set; a sentence if the log had room all the time."""
-        self._full(time)
-        first = not self.overflow
-        self.overflow = True
-        had_room = self._no_room_at < 0
-        self._no_room_at = max(self._no_room_at, time)
-        return f"cycle {time}: fault overflow although the log had room" if first and had_room else None
+    def _apply_clears(self, time: int) -> None:
+        """Clears before cycle `time` have taken effect."""
+        while self._clears and self._clears[0][0] < time:
+            _, index = self._clears.pop(0)
+            record, self._shown[index] = self._shown[index], None
+            self._valid[index] = False
+            if record is not None:
+                record.cleared = True
+
+    # --- software ---------------------------------------------------------------------------------------------
+
+    def cleared(self, time: int, index: int) -> None:
+        """Software writes 1 to F of a record; nothing happens to one that is not valid at the start of the cycle."""
+        self._apply_clears(time)
+        if self._valid[index]:
+            self._clears.append((time, index))
 
     def overflow_cleared(self, time: int) -> None:
-        """Software cleared FSTS.PFO."""
-        self._full(time)
-        self.overflow = False
+        """Software writes 1 to FSTS.PFO."""
+        if self.overflow:
+            self._overflow_clear = time
 
-    def _full(self, time: int) -> None:
-        if self.overflow or self._valid[self._next]:
-            self._no_room_at = max(self._no_room_at, time)
+    def read(self, time: int, offset: int, size: int) -> None:
+        """A register read of `size` bytes was accepted in cycle `time`: note what it has to return."""
+        self._apply_clears(time)
+        self._reading = None
+        if offset <= _FSTS < offset + size:
+            shift = 8 * (_FSTS - offset)
+            value = FSTS.pack(pfo=self.overflow, ppf=any(self._valid), fri=self._first)
+            self._reading = _Reading(offset, _FSTS_CHECKED << shift, value << shift)
+        index, place = divmod(offset - FAULT_RECORD_OFFSET, _RECORD_BYTES)
+        if 0 <= index < len(self._valid):
+            low, bits = 8 * place, (1 << 8 * size) - 1
+            wanted = _F if self._valid[index] else 0
+            self._reading = _Reading(offset, _F >> low & bits, wanted >> low & bits, self._shown[index], low, bits)
 
-    def settle(self, time: int, patience: int = 64) -> list[str]:
-        """Complaints about what is older than `patience` cycles; those are then forgotten."""
-        self._full(time)
+    def read_answered(self, time: int, value: int) -> str | None:
+        """The read that was accepted last is answered with `value`."""
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return None
+        if (value ^ reading.value) & reading.mask:
+            what = "FSTS (PFO, PPF, FRI)"
+            if reading.offset >= FAULT_RECORD_OFFSET:
+                what = f"F of fault record {(reading.offset - FAULT_RECORD_OFFSET) // _RECORD_BYTES}"
+            return f"cycle {time}: {what} must read {reading.value:#x} under {reading.mask:#x}, not {value:#x}"
+        record = reading.record
+        if record is None:
+            return None
+        bits, part = reading.bits << reading.low, value << reading.low
+        if (record.value ^ part) & record.known & bits:
+            return f"cycle {time}: fault record {record.index} changed while its F was set"
+        record.known |= bits
+        record.value |= part & bits
+        return None
+
+    # --- verdicts ---------------------------------------------------------------------------------------------
+
+    def settle(self, time: int, oldest: int) -> list[str]:
+        """Complaints about all that is over: the cycles before `time` were told, and no request that was accepted
+        before cycle `oldest` waits for its answer."""
         complaints: list[str] = []
-        late = time - patience
-        while self._refusals and self._refusals[0].refused_at <= late:
-            refusal = self._refusals.popleft()
-            if refusal.must and self._no_room_at < refusal.accepted_at:
-                complaints.append(
-                    f"cycle {refusal.refused_at}: {refusal.request} was refused with {refusal.reason.name}; "
-                    "expected a fault record, got none although the log had room"
-                )
-        kept: list[tuple[int, int]] = []
-        for written, record in self._records:
-            if written > late:
-                kept.append((written, record))
-                continue
-            shown = ", ".join(
-                f"{name} {value:#x}" for name, value in FAULT_RECORD.unpack(record).items() if name != "f"
-            )
-            complaints.append(f"cycle {written}: a fault record that no refused request explains: {shown}")
-        self._records = kept
+        self._apply_clears(time)
+        if self._overflow_clear is not None and self._overflow_clear < time - 1:
+            complaints.append(f"cycle {time}: FSTS.PFO stays set although software cleared it")
+            self._overflow_clear = None
+        fresh = self._fresh
+        while fresh and fresh[0].refused_at < time:
+            refusal = fresh.popleft()
+            for drop in self._drops:
+                drop.explained |= refusal.covers(drop.time)
+            if refusal.must and self._excused(refusal):
+                refusal.must = False
+            self._held.append(refusal)
+            self._retire(complaints, len(self._held) - 1)
+        if not fresh:
+            while self._overflows and (self._overflows[0].until or time) < min(oldest, time):
+                self._overflows.popleft()
+        while self._drops and self._drops[0].time < oldest:
+            drop = self._drops.pop(0)
+            if not drop.explained:
+                complaints.append(f"cycle {drop.time}: fault overflow, but no refused request wanted a record")
+        explained = False
+        written = self._written
+        while written and written[0].time < oldest and (written[0].cleared or written[0].known == _WHOLE):
+            self._explain(written.popleft(), complaints)
+            explained = True
+        if explained:
+            self._retire(complaints, 0)
         return complaints
 
     def finish(self, time: int) -> list[str]:
-        """All complaints that are left at the end."""
-        return self.settle(time, patience=0)
+        """All complaints that are left at the end, when every request is answered."""
+        for record in self._written:
+            record.cleared = True
+        return self.settle(time + 1, time + 1)
 
-    @staticmethod
-    def _explains(refusal: _Refusal, record: int) -> bool:
-        fields = FAULT_RECORD.unpack(record)
-        request = refusal.request
-        return (
-            fields["reason"] == refusal.reason
-            and fields["sid"] == request.sid
-            and fields["address"] == request.iova >> 12
-            and fields["t"] == (not request.write)
-            and fields["pasid_present"] == (request.pasid is not None)
-            and fields["pasid"] == (request.pasid or 0)
-            and fields["at"] == 0
-            and fields["f"] == 1
+    def _excused(self, refusal: _Refusal) -> bool:
+        """Whether the log may have dropped it: PFO was set, or rose, while its fault may have happened."""
+        return any(
+            one.since <= refusal.refused_at and (one.until is None or one.until > refusal.accepted_at)
+            for one in self._overflows
         )
+
+    def _retire(self, complaints: list[str], start: int) -> None:
+        """Forget the held refusals from position `start` on that cover no record any more."""
+        kept = self._held[:start]
+        for refusal in self._held[start:]:
+            if any(refusal.covers(record.time) for record in self._written):
+                kept.append(refusal)
+            elif refusal.must and not refusal.found:
+                reason = Reason(FAULT_RECORD.get(refusal.record, "reason"))
+                complaints.append(
+                    f"cycle {refusal.refused_at}: {refusal.request} was refused with {reason.name}; "
+                    "expected a fault record, got none although the log had room"
+                )
+        self._held = kept
+
+    def _explain(self, record: _Written, complaints: list[str]) -> None:
+        """Find the refusal of a record, and the record of a refusal: two matchings, both in the order of the records
+        to the refusal that ends first, which is the choice that never spoils another one."""
+        agreeing = sorted(
+            (
+                one for one in (*self._held, *self._fresh)
+                if one.covers(record.time) and not (one.record ^ record.value) & record.known
+            ),
+            key=lambda one: one.refused_at,
+        )  # fmt: skip
+        free = next((one for one in agreeing if not one.explains), None)
+        if free is None:
+            shown = ", ".join(
+                f"{name} {value:#x}" for name, value in FAULT_RECORD.unpack(record.value).items() if name != "f"
+            )
+            complaints.append(f"cycle {record.time}: a fault record that no refused request explains: {shown}")
+            return
+        if record.known != _WHOLE:  # it may be the record of each of them
+            for one in agreeing:
+                one.found = True
+            return
+        free.explains = True
+        missing = next((one for one in agreeing if one.must and not one.found), None)
+        if missing is not None:
+            missing.found = True

@@ -78,10 +78,10 @@ class Record:
 class History:
     """Every value that a word of memory held, as far back as it can matter.
 
-    Bounded: a word keeps fewer than `3 * keep` versions. Behind the latest `keep`, equal values are merged
-    (the merged version holds from the first start to the last end, which only adds outcomes) and the oldest
-    of more than `keep` distinct values are forgotten; a table that changes that often without an invalidation
-    is judged too strictly.
+    Bounded in two ways. `prune` forgets what nothing can have kept any more. And a word keeps fewer than `3 * keep`
+    versions: behind the latest `keep`, equal values are merged (the merged version holds from the first start to the
+    last end, which only adds outcomes) and the oldest of more than `keep` distinct values are forgotten; a table that
+    changes that often without an invalidation is judged too strictly.
     """
 
     def __init__(self, memory: TableMemory, clock: Clock, *, keep: int = 64) -> None:
@@ -91,16 +91,18 @@ class History:
         """By word address; only words that changed. Read by the judge's inner loop."""
         self._keep = keep
         self._lines: set[int] = set()
+        self._structures: set[int] = set()
+        """Pages from which context structures were ever read."""
         self.disturbed = False
         """A word of a watched line changed since this was last cleared."""
         self.changed = ALWAYS
-        """Stamp of the last event that may change what is legal: stores here, and what the judge notes."""
+        """Stamp of the last event that may make a translation illegal, noted by the judge. Stores do not: caches may
+        hold what memory held until an invalidation completes."""
 
     def stored(self, address: int, old: int, new: int) -> None:
         """Memory observer."""
         clock = self.clock
         clock.stamp += 1
-        self.changed = clock.stamp
         record = self.records.get(address)
         if record is None:
             record = self.records[address] = Record(old)
@@ -111,11 +113,35 @@ class History:
     def watch(self, address: int) -> None:
         """Set `disturbed` when a word of the 64-byte line at `address` changes."""
         self._lines.add(address >> 6)
+        self._structures.add(address >> 12)
 
     def unwatch(self) -> None:
         """Forget the watched lines."""
         self._lines.clear()
         self.disturbed = False
+
+    @property
+    def kept(self) -> int:
+        """Old versions that are kept, of all words."""
+        return sum(len(record.past) for record in self.records.values())
+
+    def prune(self, tables: int, structures: int) -> None:
+        """Forget the versions that ended at or before a stamp: `tables`, or `structures` for words of pages that
+        context structures were read from.
+
+        The caller knows that no cache, walk or open request can hold anything that was read up to then. A word whose
+        present value is older than that is as good as one that never changed.
+        """
+        dead: list[int] = []
+        for address, record in self.records.items():
+            limit = structures if address >> 12 in self._structures else tables
+            past = record.past
+            if past[-1][1] <= limit:
+                dead.append(address)
+            elif past[0][1] <= limit:  # ends rise
+                record.past = [version for version in past if version[1] > limit]
+        for address in dead:
+            del self.records[address]
 
     def entries(self, address: int, words: int) -> Iterator[Version]:
         """Versions of consecutive words read at one instant (the IOMMU reads whole lines), newest first."""

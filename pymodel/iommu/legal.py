@@ -16,11 +16,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from pymodel.iommu.coverage import Coverage, Invalidation
-from pymodel.iommu.history import STAMP_SHIFT, Clock, History, Record
+from pymodel.iommu.history import ALWAYS, STAMP_SHIFT, Clock, History, Record
 from pymodel.iommu.paths import Paths
 from pymodel.iommu.translate import REASONS, passed
 from pymodel.iommu.types import Outcome, Request, TableMemory
 from pymodel.iommu.views import Views
+from pymodel.spec.context import RTADDR, TTM_SCALABLE
 from pymodel.spec.faults import Reason
 from pymodel.spec.params import IommuParams
 from pymodel.spec.second_stage import INTERRUPT_FIRST, LEVEL_NAMES
@@ -68,6 +69,8 @@ class Judge:
         self._due: deque[tuple[int, int, Invalidation]] = deque()
         """(cycle of completion, submitted, invalidation) to be applied for later answers."""
         self._ticket = 0
+        self._pruned_to = ALWAYS
+        """Submission of the global IOTLB invalidation up to which history was forgotten."""
         self._views = Views(params, memory, self.history, self.coverage, self._root)
         self._known: set[tuple[object, ...]] = set()
         """Translations of pages that were found legal; they stay so until `history.changed` moves."""
@@ -111,6 +114,21 @@ class Judge:
         while self._open and (ticket is None or self._open[0][0] <= ticket):
             _, submitted, invalidation = self._open.popleft()
             self._due.append((time, submitted, invalidation))
+
+    def prune(self, oldest: int) -> None:
+        """Forget the history that cannot matter any more; every request accepted before cycle `oldest` is answered.
+
+        A value that memory ceased to hold before a completed global invalidation was submitted is in no cache and no
+        walk: walks that are in flight are restarted (K9). The same holds for context structures after a flush of all
+        caches. A request that is still open may have been refused by what memory held since its acceptance.
+        """
+        self._settle(self.clock.time)
+        flushed = self.coverage.leaf_global
+        if flushed == self._pruned_to or flushed >= oldest << STAMP_SHIFT:
+            return
+        self._pruned_to = flushed
+        scalable = any(RTADDR.get(root, "ttm") == TTM_SCALABLE for _, _, root in self._root.versions())
+        self.history.prune(flushed, self.coverage.flushed_pasids if scalable else self.coverage.flushed)
 
     def _settle(self, answered_at: int) -> None:
         while self._due and self._due[0][0] < answered_at:
@@ -191,10 +209,30 @@ class Judge:
         )
         return Violation(request, accepted_at, answered_at, outcome, expected, text)
 
+    def remembers(
+        self, sid: int, pasid: int | None, iova: int, write: int, accepted_at: int, answered_at: int,
+        address: int, level: int, r: int, w: int, snoop: int,
+    ) -> bool:  # fmt: skip
+        """True if `check` found this translation of the page legal before and nothing ended that since.
+
+        Saves a lane that judges every answer from making a `Request` and an `Outcome` for most of them. Call it in
+        the cycle of the answer.
+        """
+        if answered_at > self.clock.time:
+            self.clock.advance(answered_at)
+        if self._due:
+            self._settle(answered_at)
+        changed = self.history.changed
+        return (
+            self._known_at == changed < accepted_at << STAMP_SHIFT and not (address ^ iova) & 0xFFF
+            and (sid, pasid, iova >> 12, write, address >> 12, level, r, w, snoop) in self._known
+        )  # fmt: skip
+
     def _page_key(self, request: Request, accepted_at: int, outcome: Outcome) -> tuple[object, ...] | None:
         """Identifies the answer for its whole page; None where legality depends on more than the present state.
 
-        What is legal depends on when a request came only if something changed after that (see `History.changed`).
+        Which translations are legal depends on when a request came only if something changed after that (see
+        `History.changed`).
         """
         changed = self.history.changed
         if outcome.reason or accepted_at << STAMP_SHIFT <= changed or (outcome.address ^ request.iova) & 0xFFF:

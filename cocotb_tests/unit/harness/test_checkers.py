@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from cocotb_tests.harness.answers import Answers
-from cocotb_tests.harness.checkers import ProtocolChecker, ReadIds, Registers, Staleness, Stream, Writes
+from cocotb_tests.harness.checkers import ProtocolChecker, ReadIds, Registers, Stream, Writes
 from cocotb_tests.harness.errors import ProtocolError
 from pymodel.cycle.inputs import Inputs
 from pymodel.spec.faults import Reason
-from pymodel.spec.observation import Lookup, QueueState
+from pymodel.spec.observation import Lookup, QueueState, WriteId
 from pymodel.spec.params import PRESETS
 
 PARAMS = PRESETS["small"]
@@ -57,20 +57,6 @@ def answers(*steps: tuple[int, str, Any]) -> None:
             checker.finish(cycle)
         else:
             checker.answered(cycle, what, value)
-
-
-def staleness(hit_taken: bool, completion_taken: bool) -> None:
-    """A hit and a completion wait when an invalidation is applied; then a wait descriptor goes on."""
-    checker = Staleness()
-    checker.events(Lookup.HIT, 0, None)
-    checker.events(Lookup.STALL, 2, (1, 2, 3))
-    checker.state(10, QueueState.WAIT, checker.popped, checker.completion)
-    if hit_taken:
-        checker.hit_taken()
-    if completion_taken:
-        checker.completion_taken()
-    checker.events(Lookup.HIT, 0, None)  # a newer answer does not count
-    checker.state(12, QueueState.STATUS, checker.popped, checker.completion)
 
 
 CASES: list[tuple[str, str, Callable[..., None], tuple[Any, ...], tuple[Any, ...]]] = [
@@ -175,8 +161,6 @@ CASES: list[tuple[str, str, Callable[..., None], tuple[Any, ...], tuple[Any, ...
         ((0, "accepted", REQUEST), (2, "hits", ANSWER), (9, "finish", 0)),
         ((0, "accepted", REQUEST), (9, "finish", 0)),
     ),
-    ("stale hit", "I8", staleness, (True, True), (False, True)),
-    ("stale completion", "I8", staleness, (True, True), (True, False)),
 ]
 
 
@@ -202,7 +186,7 @@ def test_combined_checker_follows_a_hit_through_the_ports() -> None:
     checker.cycle(0, idle(), inputs)
     inputs.request = None
     checker.cycle(1, idle(), inputs)
-    checker.events(Lookup.HIT, 0)
+    checker.looked_up(1, Lookup.HIT, 0, 0, 0)
     checker.cycle(2, (1, 1, ANSWER, None, None, None, None), inputs)
     checker.finish(3)
 
@@ -217,6 +201,8 @@ def test_combined_checker_watches_the_stability_of_every_output(port: int) -> No
             inputs.register_request = (0, 0, 0, 0)
             checker.cycle(0, idle(), inputs)
             inputs.register_request = None
+        if port == 5:
+            checker.waits.due = payload
         out = list(idle())
         out[port] = payload
         out[1] = int(port != 6)
@@ -237,6 +223,7 @@ def test_combined_checker_reports_what_is_open_at_the_end() -> None:
     ):
         checker, inputs = ProtocolChecker(PARAMS), Inputs()
         setattr(inputs, field, True)
+        checker.waits.due = out[5]  # type: ignore[assignment]
         checker.cycle(0, out, inputs)  # type: ignore[arg-type]
         with pytest.raises(ProtocolError) as caught:
             checker.finish(1)
@@ -244,7 +231,80 @@ def test_combined_checker_reports_what_is_open_at_the_end() -> None:
 
 
 def test_hits_that_were_looked_up_and_never_taken_are_reported() -> None:
-    checker = ProtocolChecker(PARAMS)
-    checker.events(Lookup.HIT, 0)
+    checker, inputs = ProtocolChecker(PARAMS), Inputs()
+    inputs.request = REQUEST
+    checker.cycle(0, idle(), inputs)
+    checker.answers.outstanding.clear()
+    checker.looked_up(1, Lookup.HIT, 0, 0, 0)
     with pytest.raises(ProtocolError, match="rule F2"):
         checker.finish(9)
+
+
+def outputs(**ports: Any) -> Any:
+    """`idle` with some ports changed."""
+    names = ("requests_ready", "register_requests_ready", "hits", "completions", "reads", "writes")
+    return tuple(ports.get(name, value) for name, value in zip((*names, "register_responses"), idle(), strict=True))
+
+
+def test_combined_checker_follows_reads_of_slots_and_queue() -> None:
+    checker, inputs = ProtocolChecker(PARAMS), Inputs(reads_ready=True)
+    for tag in range(2):
+        inputs.request = (tag, *REQUEST[1:])
+        checker.cycle(tag, idle(), inputs)
+    inputs.request = None
+    checker.looked_up(1, Lookup.WALK, 0, 0, 0)
+    inputs.reads_ready = False
+    checker.cycle(2, outputs(reads=(0, 9)), inputs)
+    checker.looked_up(2, Lookup.WALK, 0, 1, 1)
+    checker.queue_state(3, QueueState.FETCH, 0)
+    inputs.reads_ready = True
+    checker.cycle(3, outputs(reads=(0, 9)), inputs)  # offered before the queue wanted to read
+    with pytest.raises(ProtocolError, match="rule W2: slot 1 reads although the queue engine"):
+        checker.cycle(4, outputs(reads=(1, 9)), inputs)
+
+
+@pytest.mark.parametrize("wants", ["slot", "queue"])
+def test_combined_checker_notices_that_nothing_is_read(wants: str) -> None:
+    checker, inputs = ProtocolChecker(PARAMS), Inputs()
+    inputs.request = REQUEST
+    checker.cycle(0, idle(), inputs)
+    inputs.request = None
+    if wants == "slot":
+        checker.looked_up(1, Lookup.WALK, 0, 0, 1)
+    else:
+        checker.queue_state(2, QueueState.FETCH, 0)
+    with pytest.raises(ProtocolError, match=r"rule W2: .* must read, but no read is offered"):
+        checker.cycle(2, idle(), inputs)
+
+
+def test_combined_checker_asks_for_the_status_write_of_a_wait_and_for_no_other() -> None:
+    write = (WriteId.STATUS, 64, 7)
+    for wait, found, rule in ((True, None, "M1"), (True, write, ""), (False, write, "M1")):
+        checker, inputs = ProtocolChecker(PARAMS), Inputs()
+        if wait:
+            checker.waits.line = 7 << 32 | 0x25 | 16 << 66
+            checker.queue_state(3, QueueState.DECODE, 0)
+            checker.queue_state(4, QueueState.WAIT, 0)
+            checker.queue_state(5, QueueState.STATUS, 0)
+            checker.queue_state(6, QueueState.IDLE, 16)
+        if rule:
+            with pytest.raises(ProtocolError, match=f"rule {rule}"):
+                checker.cycle(6, outputs(writes=found), inputs)
+        else:
+            checker.cycle(6, outputs(writes=found), inputs)
+            checker.cycle(7, outputs(writes=found), inputs)  # held
+
+
+def test_combined_checker_asks_for_the_message_of_a_fault_once_it_is_unmasked() -> None:
+    for sent in (True, False):
+        checker, inputs = ProtocolChecker(PARAMS), Inputs(register_responses_ready=True)
+        checker.fault_status(3, 1)
+        inputs.register_request = (1, 0x38, 0, 0xFF)  # FECTL.IM = 0, in effect from cycle 5 on
+        checker.cycle(4, idle(), inputs)
+        inputs.register_request = None
+        checker.cycle(5, outputs(register_requests_ready=0, register_responses=0), inputs)
+        if sent:
+            checker.cycle(6, outputs(writes=(WriteId.FAULT_EVENT, 0, 0)), inputs)
+        else:
+            with pytest.raises(ProtocolError, match="rule M2: FAULT_EVENT was wanted"):
+                checker.cycle(6, idle(), inputs)

@@ -8,7 +8,7 @@ import pytest
 
 from cocotb_tests.harness.cosim import cosimulate, sim_speed
 from cocotb_tests.harness.simulators import available, wave_format
-from cocotb_tests.harness.top import PORTS_READ, PORTS_WRITE, settled_at_start, verilog
+from cocotb_tests.harness.top import PORTS_READ, PORTS_WRITE, verilog
 from pymodel.spec.params import PRESETS
 
 PARAMS = PRESETS["small"]
@@ -27,12 +27,6 @@ def test_top_has_exactly_the_ports_that_benches_use() -> None:
     header = re.search(r"module bench_top\((.*?)\)", verilog(PARAMS), re.DOTALL)
     assert header is not None
     assert {name.strip() for name in header[1].split(",")} == {*PORTS_WRITE, *PORTS_READ}
-
-
-def test_blocks_of_one_assignment_also_run_at_time_0_for_icarus() -> None:
-    single = "  always @*\n    a[2] = b;\n"
-    block = "  always @* begin\n    c = d;\n  end\n"
-    assert settled_at_start(single + block) == f"  initial begin #0; a[2] = b; end\n{single}{block}"
 
 
 @pytest.mark.parametrize("simulator", available())

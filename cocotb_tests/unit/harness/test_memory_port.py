@@ -120,15 +120,35 @@ def test_write_changes_memory_before_its_ack_and_acks_come_in_order() -> None:
     assert all(event[0] <= ack[0] for event, ack in zip(told, acks, strict=True))
 
 
+@pytest.mark.parametrize("reorder", [False, True])
+def test_reset_forgets_reads_and_carries_writes_out(reorder: bool) -> None:
+    """P5: no data and no ack of what was accepted before; writes that were accepted change memory."""
+    memory = PhysMem([RAM])
+    timing = MemoryTiming(latency=5, jitter=3, reorder=reorder, write_latency=20, sample=Sample.RANDOM)
+    told: list[tuple[int, int, int, int]] = []
+    port = MemoryPort(memory, timing, 3, lambda *event: told.append(event))
+    for cycle in range(3):
+        port.step(cycle, (cycle, 0x40), (0, 0x1000 + 4 * cycle, cycle + 1))
+    port.reset(3)
+    states = [port.due, port.busy]
+    assert [memory.load(0x1000), memory.load(0x1008)] == [2 << 32 | 1, 3]
+    assert [event[2] for event in told] == [0x1000, 0x1004, 0x1008]
+    for cycle in range(4, 60):
+        port.step(cycle, None, None)
+        assert port.read_data is None
+        assert port.write_ack is None
+    assert states == [float("inf"), False]
+    assert drive(port, {0: (1, 0x40)}, 20)[0][1:] == (1, 0, 3 << 64 | 2 << 32 | 1)
+
+
 def test_idle_port_says_so() -> None:
     port = MemoryPort(PhysMem([RAM]), MemoryTiming(latency=2), 0)
-    states = [port.active]
-    port.step(0, (0, 0x40), None)
-    states.append(port.active)
-    for cycle in range(1, 5):
-        port.step(cycle, None, None)
-    states.append(port.active)
-    assert states == [False, True, False]
+    seen = [(port.due, port.read_data)]
+    for cycle, offer in ((0, (0, 0x40)), (2, None), (3, None)):
+        port.step(cycle, offer, None)
+        seen.append((port.due, port.read_data))
+    never = float("inf")
+    assert seen == [(never, None), (2, None), (0, (0, 0, 0)), (never, None)]
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,9 @@ def test_events_are_decoded() -> None:
     )
     events = word >> decoder.events_low
     assert decoder.lookup(events) == (6, 0, 0, 3, 2)
-    assert decoder.get(events, "apply") == 2
-    assert decoder.group(events, "killed", "arrival") == (0x81, 0)
+    assert events & decoder.mask("apply")
+    assert not events & decoder.mask("arrival")
+    assert decoder.group(events, decoder.places("apply", "killed", "arrival")) == (2, 0x81, 0)
     assert word >> decoder.queue_low & decoder.queue_mask == 5
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from vcdvcd import VCDVCD
 
-from cocotb_tests.harness import compilers, installation, simulators
+from cocotb_tests.harness import children, installation, simulators
 from cocotb_tests.harness.simulators import Build, SimulationFailed, SimulatorMissing
 
 BENCH = "cocotb_tests.unit.harness.bench_counter"
@@ -231,12 +231,12 @@ def test_build_second_time_runs_no_compiler(simulator: str, monkeypatch: pytest.
 
     def record(command, *_: object) -> None:
         commands.append(Path(command[0]).name)
-        raise compilers.BuildFailed("stop")
+        raise simulators.BuildFailed("stop")
 
-    monkeypatch.setattr(compilers, "_compile", record)
+    monkeypatch.setattr(children, "run_compiler", record)
     assert compiled(simulator) == first
     assert commands == []
-    with pytest.raises(compilers.BuildFailed):
+    with pytest.raises(simulators.BuildFailed):
         simulators.build(simulator, COUNTER + "\n", "top", ports_read=[], ports_write=["clk"])
     assert commands == [{"verilator": "verilator", "icarus": "iverilog"}[simulator]]
 
@@ -269,7 +269,7 @@ def test_require_missing_program_says_what_to_install(
 
 def test_require_wrong_simulator() -> None:
     """An unknown name is refused with the names that exist."""
-    with pytest.raises(ValueError, match="must be one of verilator, icarus, not 'questa'"):
+    with pytest.raises(ValueError, match="must be one of lean, verilator, icarus, not 'questa'"):
         simulators.require("questa")
 
 

@@ -8,7 +8,7 @@ from cocotb_tests.harness.errors import HarnessError
 from cocotb_tests.harness.eventlog import EventLog
 from cocotb_tests.harness.job import JobContext
 from cocotb_tests.harness.lockstep import run_model_lane
-from cocotb_tests.harness.stimulus import PARAMETER_SETS, RandomPlan, random_job
+from cocotb_tests.harness.stimulus import PARAMETER_SETS, RandomPlan, _reset_cycles, random_job
 
 
 def run(seed: int, name: str, cycles: int = 4000) -> tuple[dict[str, Any], str]:
@@ -49,8 +49,37 @@ def test_plan_is_the_same_for_the_same_seed() -> None:
     assert RandomPlan.from_seed(77).describe().startswith("seed 77, params ")
 
 
-def test_seeds_draw_all_parameter_sets_but_the_largest() -> None:
-    assert {RandomPlan.from_seed(seed).name for seed in range(100)} == set(PARAMETER_SETS) - {"large"}
+def test_seeds_draw_all_parameter_sets_and_runs_with_and_without_resets() -> None:
+    plans = [RandomPlan.from_seed(seed) for seed in range(100)]
+    assert {plan.name for plan in plans} == set(PARAMETER_SETS)
+    calm = {bool(plan.calm): plan.describe() for plan in plans}
+    assert calm[False].endswith(", no reset")
+    assert " reset in " in calm[True]
+
+
+def test_resets_come_in_order_at_any_moment_and_end_before_the_run() -> None:
+    cycles, lengths, gaps = 5000, set(), set()
+    for seed in range(200):
+        end = 0
+        for at, length in _reset_cycles(RandomPlan.from_seed(seed), cycles):
+            gaps.add(at - end)
+            lengths.add(length)
+            assert end < at < cycles
+            end = at + length
+    assert lengths == {1, 2, 5}
+    assert min(gaps) < 10
+    assert len(gaps) > 300
+
+
+def test_resets_take_requests_and_nothing_else_changes_the_verdict() -> None:
+    plans = [seed for seed in range(60) if RandomPlan.from_seed(seed).calm == 600]
+    lost = resets = 0
+    for seed in plans[:8]:
+        statistics, _ = run(seed, "amd")
+        assert statistics["accepted"] == statistics["answers"] + statistics["lost"]
+        lost, resets = lost + statistics["lost"], resets + statistics["resets"]
+    assert resets > 30
+    assert lost > 50
 
 
 def test_wrong_parameter_set_is_named() -> None:

@@ -67,11 +67,12 @@ class Soak(Bench):
         awake = self.awake
         assert awake.observe() == self.model.observe()
         awake._quiet = False
+        awake._stalled = 0
         awake._registers.events_awake = True
         awake._invalidations.asleep = False
         self.model.step(inputs)
         awake.step(inputs)
-        awake._status_stale = True
+        awake._status_stale = awake._word_stale = True
 
     def tick(self, request: Request | None = None, register: RegisterRequest | None = None) -> dict[str, int]:
         """One cycle; a refusal on `completions` was read after the request had joined its walk (L9, C5)."""

@@ -26,8 +26,8 @@ def contents(cache: WalkCache) -> set[tuple[int, int, int]]:
     found = set()
     for level, part in enumerate(cache.caches):
         for key, index in part.lines.where.items():
-            for lane, pointer in enumerate(part.sectors[index]):
-                if pointer is not None:
+            for lane in range(8):
+                if part.good[index] >> lane & 1:
                     found.add((key & 0xFFFF, level, ((key >> 16) * 8 + lane) << 21 + 9 * level))
     return found
 

@@ -1,4 +1,4 @@
-"""The whole object as a bench uses it: registers, queue in memory, status writes, fault log."""
+"""The whole object as a bench uses it: registers, queue in memory, status writes."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from cocotb_tests.unit.pymodel.iommu.setting import BASE, CONTEXTS, DID, PT, ROO
 from pymodel.iommu import ArchitecturalIommu, Outcome, Request
 from pymodel.memory import PhysMem
 from pymodel.spec import context as layout
-from pymodel.spec.faults import FAULT_RECORD, Reason
+from pymodel.spec.faults import Reason
 from pymodel.spec.params import IommuParams
 
 QUEUE, STATUS = 0x8000, 0x9000
@@ -94,17 +94,19 @@ def test_overtaking_waits() -> None:
     assert again == f"cycle 23: status write of 0x2 to {STATUS:#x}; expected none"
 
 
-def test_interrupt_waits() -> None:
+def test_a_status_write_also_completes_a_wait_for_an_interrupt_ahead_of_it() -> None:
     host = Host()
     iommu = host.iommu
     iommu.advance(20)
     host.memory.store(PT + 40, 0x7777_0003)
     host.push(0x12)
     host.push(0x15)
+    host.push(0x25 | 9 << 32, STATUS)
     host.ring(21)
-    assert iommu.wait_interrupt(25) is None
+    assert iommu.waits_pending == 2
+    assert iommu.wait_completed(25, STATUS, 9) is None
+    assert iommu.waits_pending == 0
     assert iommu.legal(ONE_READ, 26, 26) == {NEW}
-    assert iommu.wait_interrupt(27) is not None
 
 
 def test_queue_errors() -> None:
@@ -115,13 +117,13 @@ def test_queue_errors() -> None:
     host.push(0xF)
     host.push(0x12)
     host.ring(21)
-    stops = [iommu.queue_stop]
+    stops = [iommu.queue.stop]
     assert [stop and stop.iqei for stop in stops] == [3]
     host.memory.store(QUEUE, 4)
     iommu.all_completed(22)
     assert iommu.legal(ONE_READ, 23, 23) == {OLD, NEW}
     iommu.register_write(24, 0x34, 1 << 4, 4)
-    assert iommu.queue_stop is None
+    assert iommu.queue.stop is None
     iommu.all_completed(25)
     assert iommu.legal(ONE_READ, 26, 26) == {NEW}
 
@@ -162,64 +164,3 @@ def test_scalable_mode_and_pasid_cache() -> None:
     host.ring(36)
     iommu.all_completed(37)
     assert iommu.legal(ONE_READ, 38, 38) == {refused}
-
-
-def record(reason: Reason, iova: int, write: bool = False) -> int:
-    """A fault record of SID."""
-    return FAULT_RECORD.pack(f=1, reason=reason, sid=SID, address=iova >> 12, t=not write)
-
-
-def refuse(host: Host, time: int, iova: int = 0x9000) -> None:
-    """An access to an unmapped page, refused in cycle `time`."""
-    outcome = Outcome(Reason.READ_DENIED)
-    assert host.iommu.check(Request(SID, None, iova, False), time, time, outcome) is None
-
-
-def test_faults_are_recorded_exactly_once() -> None:
-    host = Host()
-    faults = host.iommu.faults
-    refuse(host, 10)
-    assert faults.recorded(12, 0, record(Reason.READ_DENIED, 0x9000)) is None
-    assert faults.recorded(13, 1, record(Reason.READ_DENIED, 0x9000)) is None
-    refuse(host, 20, 1 << 40)
-    (extra, missing) = sorted(faults.finish(30))
-    assert "explains" in extra or "explains" in missing
-    assert "expected a fault record" in extra + missing
-    assert faults.finish(31) == []
-
-
-def test_records_may_be_dropped_only_without_room() -> None:
-    host = Host(IommuParams(fault_records=1))
-    faults = host.iommu.faults
-    refuse(host, 10)
-    assert faults.recorded(12, 0, record(Reason.READ_DENIED, 0x9000)) is None
-    refuse(host, 20)
-    assert faults.overflowed(21) is None
-    assert faults.settle(200) == []
-    host.iommu.register_write(201, 0x20C, 1 << 31, 4)
-    refuse(host, 205)
-    assert faults.settle(300) == []  # overflow was not cleared
-    host.iommu.register_write(301, 0x34, 1, 4)
-    refuse(host, 310)
-    assert len(faults.finish(400)) == 1
-
-
-def test_overwritten_records_and_needless_overflow() -> None:
-    host = Host()
-    faults = host.iommu.faults
-    assert "log had room" in str(faults.overflowed(5))
-    for time in (10, 11):
-        refuse(host, time)
-    assert faults.recorded(12, 0, record(Reason.READ_DENIED, 0x9000)) is None
-    assert "overwritten" in str(faults.recorded(13, 0, record(Reason.READ_DENIED, 0x9000)))
-
-
-def test_unrecorded_refusals() -> None:
-    host = Host()
-    read = Request(SID, None, 0xFEE0_0000, False)
-    outcome = Outcome(Reason.INTERRUPT_ADDRESS)
-    assert host.iommu.check(read, 10, 10, outcome) is None
-    assert host.iommu.fault_expected(read, 10, 10, outcome) == {False}
-    assert host.iommu.faults.finish(20) == []
-    host.iommu.faults.recorded(21, 0, record(Reason.INTERRUPT_ADDRESS, 0xFEE0_0000))
-    assert len(host.iommu.faults.finish(30)) == 1
