@@ -82,6 +82,25 @@ def broken(context: JobContext, what: str) -> LockStep:
         valid = places["hits_valid"][0]
         _spoil(bench, lambda _, obs: obs & ~(1 << valid))
         bench._hang_limit = 2000
+    elif what == "status":  # a status write with other data
+        valid, data = places["writes_valid"][0], places["writes_data"][0]
+        _spoil(bench, lambda _, obs: obs ^ (obs >> valid & 1) << data)
+    elif what == "read":  # a read that is offered one cycle late
+        valid, seen = places["reads_valid"][0], set[int]()
+
+        def late(cycle: int, obs: int) -> int:
+            if obs >> valid & 1:
+                seen.add(cycle)
+            return obs & ~(1 << valid) if seen == {cycle} else obs
+
+        _spoil(bench, late)
+    elif what == "record":  # a fault record that is not reported as written
+        low, mask = places["faults_recorded"]
+        _spoil(bench, lambda _, obs: obs & ~(mask << low))
+    elif what == "overflow":  # PFO from some cycle on
+        low, _ = places["fault_overflow"]
+        at = rng.randrange(1, 250)
+        _spoil(bench, lambda cycle, obs: obs | (cycle >= at) << low)
     elif what == "agent":
 
         def fails() -> BenchAgent[None]:

@@ -1,6 +1,7 @@
 """The harness goes red: for broken RTL, a broken model, broken ports, a stale answer, and a broken bench."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -70,6 +71,24 @@ def test_wrong_page_is_found_by_the_architectural_judge_alone() -> None:
     failure = red("verilator", "address", judges=("legal",))
     assert failure.kind == "JudgeError"
     assert "expected" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("what", "rule"), [("status", "rule M1: the status write"), ("read", r"rule W2: slots 0b1 must read")]
+)
+def test_port_that_comes_late_or_says_something_else_is_found_by_its_rule(what: str, rule: str) -> None:
+    failure = red("verilator", what, judges=("protocol",))
+    assert failure.kind == "ProtocolError"
+    assert re.search(rule, str(failure))
+
+
+@pytest.mark.parametrize(
+    ("what", "text"), [("record", "PPF must be 0, not 1"), ("overflow", "fault overflow although record 0 was free")]
+)
+def test_fault_log_is_judged_in_every_run(what: str, text: str) -> None:
+    failure = red("verilator", what, judges=("legal",))
+    assert failure.kind == "JudgeError"
+    assert text in str(failure)
 
 
 def test_lost_answer_is_found_without_the_cycle_model() -> None:

@@ -1,11 +1,16 @@
 """Random runs on the RTL with all judges, and the same events in every lane."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from cocotb_tests.harness.eventlog import EventLog
+from cocotb_tests.harness.job import JobContext
+from cocotb_tests.harness.lockstep import run_model_lane
 from cocotb_tests.harness.simulators import LANES, available
-from cocotb_tests.random_run import PARAMETER_SETS, random_run
+from cocotb_tests.harness.stimulus import PARAMETER_SETS, random_job
+from cocotb_tests.random_run import random_run
 
 LANES_HERE = available(LANES)
 LARGE = pytest.param("large", marks=pytest.mark.slow)  # Verilator needs minutes to build it, once for each RTL
@@ -16,10 +21,12 @@ RESETS = (8, 9)
 """Seeds with several."""
 
 
-@pytest.mark.parametrize("seed", [*CALM, *RESETS])
 @pytest.mark.parametrize("name", SETS)
-def test_random_run_on_verilator(name: str, seed: int) -> None:
-    result = random_run("verilator", seed=seed, params=name, cycles=12_000)
+@pytest.mark.parametrize(
+    ("lane", "seed"), [("verilator", CALM[0]), ("verilator", RESETS[0]), ("lean", CALM[1]), ("lean", RESETS[1])]
+)
+def test_random_run(name: str, lane: str, seed: int) -> None:
+    result = random_run(lane, seed=seed, params=name, cycles=12_000)
     statistics = result.summary["statistics"]
     assert statistics["cycles_compared"] >= 12_000
     assert statistics["translations"] > 50
@@ -38,5 +45,9 @@ def test_all_lanes_write_the_same_event_log(name: str, seed: int, tmp_path: Path
         texts.append(log.read_text())
         digests.append(result.summary["log_sha256"])
         assert result.summary["log_events"] == texts[-1].count("\n") > 300
+    with closing(EventLog(tmp_path / "model")) as log_of_model:
+        context = JobContext(PARAMETER_SETS[name], seed, log=log_of_model)
+        digests.append(run_model_lane(random_job(context, params=name, cycles=1500))["log_sha256"])
+    texts.append((tmp_path / "model").read_text())
     assert set(texts) == {texts[0]}
     assert set(digests) == {digests[0]}

@@ -122,8 +122,8 @@ def test_faults_of_the_recording_stand_in_the_fault_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_second_recording_whole_on_verilator(tmp_path: Path) -> None:
-    status, report, _ = run(MULTI, tmp_path)
+def test_second_recording_whole(tmp_path: Path) -> None:
+    status, report, _ = run(MULTI, tmp_path, simulator="lean")
     assert status == 0
     assert report["counts"]["dmas"] == 64_136
 

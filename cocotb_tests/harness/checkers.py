@@ -31,6 +31,8 @@ Outputs = tuple[
 ]
 """requests_ready, register_requests_ready, hits, completions, reads, writes, register_responses."""
 
+# Plain numbers: looking up a member of an enumeration costs a call, here in every cycle.
+_FETCH, _STATUS_WRITE, _LAST_WRITE_ID = int(QueueState.FETCH), int(WriteId.STATUS), int(WriteId.FAULT_EVENT)
 _NOTHING: Outputs = (1, 1, None, None, None, None, None)
 _NOT_READY: Outputs = (0, *_NOTHING[1:])
 
@@ -93,7 +95,7 @@ class Writes:
     def write(self, cycle: int, write: tuple[int, int, int]) -> None:
         """A write was accepted."""
         number, address, _ = write
-        if number > WriteId.FAULT_EVENT:
+        if number > _LAST_WRITE_ID:
             raise ProtocolError("M1", cycle, f"write id {number} names no source")
         if address & 3:
             raise ProtocolError("M1", cycle, f"write to {address:#x}, which is no multiple of 4")
@@ -227,7 +229,7 @@ class ProtocolChecker:
                 self.waits.line = data[2]
         if inputs.write_ack is not None:
             self.writes.ack(cycle, inputs.write_ack)
-            if inputs.write_ack == WriteId.STATUS:
+            if inputs.write_ack == _STATUS_WRITE:
                 self.waits.acked(cycle)
                 self._quiet = False
 
@@ -237,7 +239,7 @@ class ProtocolChecker:
         fairness = self.fairness
         if completions is None:
             if fairness.answers.wanting:
-                fairness.no_answer()
+                fairness.no_answer(cycle)
         elif self._completion_held is None:
             fairness.answer_offered(cycle, completions[0])
         if self._held_any or not (
@@ -252,10 +254,12 @@ class ProtocolChecker:
             self._stability(cycle, out, inputs)
         else:
             self._completion_held = None
-        registers, staleness = self.registers, self.staleness
-        registers.cycle(cycle, accesses_ready, response)
-        self._reads(cycle, reads, inputs.reads_ready)
-        if writes is not None or self.messages.watched or self.waits.watched or self.waits.due is not None:
+        registers, staleness, waits = self.registers, self.staleness, self.waits
+        if response is not None or registers.due is not None or not accesses_ready:
+            registers.cycle(cycle, accesses_ready, response)
+        if reads is not None or self._read_held or fairness.reads.wanting or waits.state == _FETCH:
+            self._reads(cycle, reads, inputs.reads_ready)
+        if writes is not None or self.messages.watched or waits.watched or waits.due is not None:
             self._writes(cycle, writes, inputs.writes_ready)
         if hits is not None and inputs.hits_ready:
             self.answers.answered(cycle, "hits", hits)
@@ -274,13 +278,13 @@ class ProtocolChecker:
             if access[0]:
                 self.messages.register_write(cycle, access[1], access[2], access[3])
         self._quiet = not (
-            registers.due is not None or self._held_else or self.messages.watched or self.waits.watched
-            or fairness.reads.wanting or fairness.answers.wanting or self.waits.state == QueueState.FETCH
+            registers.due is not None or self._held_else or self.messages.watched or waits.watched
+            or fairness.reads.wanting or fairness.answers.wanting or waits.state == _FETCH
         )  # fmt: skip
 
     def _reads(self, cycle: int, reads: tuple[int, int] | None, ready: object) -> None:
         """W2, P3 on `reads`."""
-        fairness, fetching = self.fairness, self.waits.state == QueueState.FETCH
+        fairness, fetching = self.fairness, self.waits.state == _FETCH
         if reads is None:
             if fetching or fairness.reads.wanting:
                 fairness.no_read(cycle, fetching)
@@ -298,7 +302,7 @@ class ProtocolChecker:
         waits = self.waits
         new = None if self._write_held else writes
         if writes is None or new is not None:  # the buffer was free in the cycle before
-            if new is not None and new[0] == WriteId.STATUS and waits.due is None:
+            if new is not None and new[0] == _STATUS_WRITE and waits.due is None:
                 raise ProtocolError("M1", cycle, f"the status write {new!r} belongs to no wait")
             waits.not_granted(cycle, f"{new!r} was loaded" if new else "nothing was loaded")
             self.messages.watch(cycle, new, writes is None)

@@ -22,6 +22,7 @@ from pymodel.spec.params import IommuParams
 __all__ = ["Ledger"]
 
 _HISTORY = 30
+_STALL, _STATUS_WRITE = int(Lookup.STALL), int(WriteId.STATUS)
 _REASONS = {int(reason): reason for reason in Reason}
 _RARE = (
     ("arrival", ("arrival_id", "arrival_dropped"), "arrivals"),
@@ -108,8 +109,10 @@ class Ledger:
          translation.snoop) = answer  # fmt: skip
         statistics = self.statistics
         statistics.answers += 1
-        statistics.completions += port == "completions"
-        statistics.faults_answered += answer[1] != 0
+        if port == "completions":
+            statistics.completions += 1
+        if answer[1]:
+            statistics.faults_answered += 1
         statistics.latencies.add(now - translation.accepted_at)
         self._tags.append(tag)
         judge = self.judge
@@ -184,7 +187,7 @@ class Ledger:
             statistics = self.statistics
             statistics.writes += 1
             self.emit((now, "write", *writes))
-            if writes[0] == WriteId.STATUS:
+            if writes[0] == _STATUS_WRITE:
                 statistics.status_writes += 1
                 if self.judge is not None:
                     self._complain(now, self.judge.wait_completed(now, writes[1], writes[2]))
@@ -197,7 +200,7 @@ class Ledger:
         kind = events & 15
         statistics.lookups[kind] += 1
         protocol = self.protocol
-        if kind > Lookup.STALL:
+        if kind > _STALL:
             lookup = decoder.lookup(events)
             statistics.replays += lookup[1]
             emit((at, "lookup", *lookup))
@@ -249,12 +252,12 @@ class Ledger:
             if self.judge is not None:
                 self._complain(now, self.judge.faults.status(now, overflow, pending))
 
-    def _settle(self, now: int) -> None:
-        """Let judge 1 look back, before the answers of this cycle."""
+    def _settle(self, now: int, over: bool = False) -> None:
+        """Let judge 1 look back, before the answers of this cycle; `over`: none will come."""
         judge = self.judge
         if judge is not None:
             oldest = next(iter(self.open.values())).accepted_at if self.open else now
-            for complaint in judge.settle(now, oldest):
+            for complaint in (judge.finish if over else judge.settle)(now, oldest):
                 self._complain(now, complaint)
 
     def history(self) -> list[str]:

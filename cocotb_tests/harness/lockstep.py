@@ -8,43 +8,28 @@ cycle and drives the inputs it returns.
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any
 
 from cocotb_tests.harness.decode import PortDecoder, difference, field_places
 from cocotb_tests.harness.errors import BenchError, EmptyRun, Hang, HarnessError, Mismatch, ProtocolError
 from cocotb_tests.harness.eventlog import EventLog
-from cocotb_tests.harness.ledger import Ledger
 from cocotb_tests.harness.memory_port import MemoryTiming
+from cocotb_tests.harness.offers import Offers
 from cocotb_tests.harness.patterns import ALWAYS, Consumers, ReadyPattern
-from cocotb_tests.harness.scheduler import Translate, Translation
 from pymodel.cycle.inputs import Inputs
 from pymodel.cycle.iommu import CycleModel
-from pymodel.effects import WriteRegister
 from pymodel.memory import PhysMem
 from pymodel.spec.observation import Lookup
 from pymodel.spec.params import IommuParams
 
-__all__ = ["JUDGES", "LockStep", "Source", "run_model_lane"]
+__all__ = ["JUDGES", "LockStep", "run_model_lane"]
 
 JUDGES = frozenset({"cycle", "legal", "protocol"})
 _DRAIN_QUIET = 8  # cycles that a drained bench still runs: late events would show
 _LONGEST_REST = 10_000  # cycles; an interrupt is seen after at most that many
 
 
-class Source(Protocol):
-    """A device that streams requests without being an agent: cheaper, one method call for each request."""
-
-    done: bool
-    """No more requests will come."""
-
-    def next(self, cycle: int) -> Translate | None:
-        """The request to offer from this cycle on, or None."""
-
-    def answered(self, translation: Translation) -> None:
-        """A request of this source was answered."""
-
-
-class LockStep(Ledger):
+class LockStep(Offers):
     """A bench around one IOMMU. Add agents (`scheduler.add`) and sources, then let a lane call `cycle`.
 
     It ends by itself: when `limit` cycles have passed, or all agents and sources have ended, it stops the
@@ -84,13 +69,11 @@ class LockStep(Ledger):
         self._reads_valid, self._writes_valid = valid["reads_valid"], valid["writes_valid"]
         self._responses_valid = valid["register_responses_valid"]
         self.inputs = _ready_inputs()
-        self.sources: list[Source] = []
-        self._turn = 0
+        self.sources = []
         self._request_done = self._access_done = False  # taken in the last cycle, still in `inputs`
         self.limit, self._hang_limit = limit, hang_limit
         self._answers_expected = answers_expected
         self.stopping = False
-        """True once the run drains; agents that run for ever look at it and end."""
         self.finished = False
         self._check_at: float = 0
         self._resets: deque[tuple[int, int, Callable[[], None]]] = deque()
@@ -100,10 +83,6 @@ class LockStep(Ledger):
         self._calm_until = self._calm_obs = 0
         self._stopped_at = self._quiet_since = self._moved_at = 0
         self._mark: object = None
-
-    def add_source(self, source: Source) -> None:
-        """Let `source` offer requests."""
-        self.sources.append(source)
 
     # --- one cycle -----------------------------------------------------------------------------------------
 
@@ -227,11 +206,15 @@ class LockStep(Ledger):
         self._reset_at = self._resets[0][0]
         self._check_at = min(self._check_at, self._reset_at)
 
-    def _begin(self, now: int, obs: int) -> None:
-        """The first cycle without reset. What memory held before is no history: nothing can have cached it."""
+    def _expect_idle(self, now: int, obs: int) -> None:
+        """P4: what every cycle looks like that follows one of reset."""
         if self.protocol is not None and obs != self._idle:
             places = ", ".join(name for name, _, _ in difference(self.params, self._idle, obs))
             raise ProtocolError("P4", now, f"after reset all but the two ready outputs must be 0; wrong: {places}")
+
+    def _begin(self, now: int, obs: int) -> None:
+        """The first cycle without reset. What memory held before is no history: nothing can have cached it."""
+        self._expect_idle(now, obs)
         if self.judge is not None:
             self.memory.observers.append(self._stored)
 
@@ -243,7 +226,7 @@ class LockStep(Ledger):
             self._reset_at = float("inf")
             return False
         if now == start:
-            self._settle(now)
+            self._settle(now, over=True)
             self.emit((now, "reset", len(self.open), cycles))
             self.statistics.resets += 1
             self.statistics.lost += len(self.open)
@@ -262,6 +245,8 @@ class LockStep(Ledger):
             self.inputs = _ready_inputs()
             self._begin(now, obs)
             return False
+        else:
+            self._expect_idle(now, obs)
         if self.model is not None:
             self.model.reset()
         self.now = self._check_at = now + 1
@@ -275,7 +260,8 @@ class LockStep(Ledger):
 
         A lane that sees by itself that it stays calls `skip` instead: every cycle is compared still.
         """
-        return max(0, self._calm_until - self.now)
+        left = self._calm_until - self.now
+        return left if left > 0 else 0
 
     def _calm(self, model: CycleModel, obs: int) -> int:
         """First cycle after this one in which something may happen if the observation stays `obs`.
@@ -314,42 +300,6 @@ class LockStep(Ledger):
         except BenchError as error:
             self._explain(error)
             raise
-
-    # --- what goes in --------------------------------------------------------------------------------------
-
-    def _next_request(self, now: int) -> tuple[int, int, int, int, int, int] | None:
-        """The request to offer from this cycle on: agents first, then the sources in turn."""
-        if not self._tags:
-            return None
-        translates = self.scheduler.translates
-        if translates:
-            self._request_owner, wanted = translates.popleft()
-        else:
-            sources, count = self.sources, len(self.sources)
-            if self.stopping:
-                return None
-            for step in range(count):
-                position = (self._turn + step) % count
-                found = sources[position].next(now)
-                if found is not None:
-                    self._turn = position + 1
-                    self._request_owner, wanted = sources[position], found
-                    break
-            else:
-                return None
-        pasid = wanted.pasid
-        return (
-            self._tags.popleft(), wanted.sid, int(pasid is not None), wanted.junk if pasid is None else pasid,
-            wanted.iova, int(wanted.write),
-        )  # fmt: skip
-
-    def _next_access(self) -> tuple[int, int, int, int]:
-        """The register access to offer from this cycle on."""
-        self._access = _run, effect = self.scheduler.accesses.popleft()
-        lane = effect.offset & 7
-        if type(effect) is WriteRegister:
-            return 1, effect.offset, effect.value << 8 * lane, (1 << effect.size) - 1 << lane
-        return 0, effect.offset, 0, 0
 
     # --- the end -------------------------------------------------------------------------------------------
 
@@ -402,9 +352,7 @@ class LockStep(Ledger):
         try:
             if self.protocol is not None:
                 self.protocol.finish(self.now)
-            if self.judge is not None:
-                for complaint in self.judge.faults.finish(self.now):
-                    self._complain(self.now, complaint)
+            self._settle(self.now, over=True)
         except BenchError as error:
             self._explain(error)
             raise

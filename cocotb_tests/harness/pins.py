@@ -49,13 +49,15 @@ class InputPins:
         if inputs.reset:
             self.control = 1 << RESET_BIT
             return
-        control = (
-            inputs.hits_ready << 1
-            | inputs.completions_ready << 2
-            | inputs.reads_ready << 3
-            | inputs.writes_ready << 5
-            | inputs.register_responses_ready << 8
-        )
+        control = 2 if inputs.hits_ready else 0
+        if inputs.completions_ready:
+            control |= 4
+        if inputs.reads_ready:
+            control |= 8
+        if inputs.writes_ready:
+            control |= 32
+        if inputs.register_responses_ready:
+            control |= 256
         request = inputs.request
         if request is not None:
             control |= 1

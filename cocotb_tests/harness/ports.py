@@ -33,7 +33,7 @@ class Port:
     costs a fifth of it, and a write of the value that is there already costs nothing.
     """
 
-    __slots__ = ("_last", "_read", "_write_int", "_write_text", "name", "width")
+    __slots__ = ("_binary", "_last", "_read", "_text", "_value", "_write_int", "_write_text", "name", "width")
 
     def __init__(self, handle: Any) -> None:
         """Wrap `handle`, for instance `dut.obs`."""
@@ -44,6 +44,8 @@ class Port:
         self._write_int = inner.set_signal_val_int
         self._write_text = inner.set_signal_val_binstr
         self._last = -1
+        self._text, self._value = "", 0  # what `get_int` read last
+        self._binary = f"0{self.width}b"
 
     def get(self) -> str:
         """The value as `width` characters, most significant bit first; in Icarus also `X` and `Z`."""
@@ -53,10 +55,13 @@ class Port:
     def get_int(self) -> int:
         """The value as an unsigned number. Raises ValueError when a bit is unknown."""
         text = self._read()
-        try:
-            return int(text, 2)
-        except ValueError:
-            raise ValueError(f"port {self.name} must be known, not {text!r}") from None
+        if text != self._text:  # the conversion costs as much as the read
+            try:
+                self._value = int(text, 2)
+            except ValueError:
+                raise ValueError(f"port {self.name} must be known, not {text!r}") from None
+            self._text = text
+        return self._value
 
     def set(self, value: int) -> None:
         """Drive `value` from now on; does nothing when the port has this value from an earlier call.
@@ -70,7 +75,7 @@ class Port:
         if self.width <= _INT_BITS:
             self._write_int(_DEPOSIT, value)
         else:
-            self._write_text(_DEPOSIT, format(value, f"0{self.width}b"))
+            self._write_text(_DEPOSIT, format(value, self._binary))
         self._last = value
 
 

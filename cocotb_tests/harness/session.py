@@ -35,7 +35,7 @@ class Session:
         gc.collect()
         gc.freeze()  # tables and models stay until the end
         gc.set_threshold(_ALLOCATIONS)
-        self._started = time.perf_counter()
+        self._started = time.process_time()
 
     def progress(self) -> None:
         """Tell the host how far the run is."""
@@ -45,7 +45,7 @@ class Session:
 
     def finish(self) -> None:
         """The run is over: final checks, and the summary for the host."""
-        elapsed = time.perf_counter() - self._started
+        elapsed = time.process_time() - self._started
         bench = self.bench
         speed = {"loop_seconds": round(elapsed, 6), "cycles_per_second": round(bench.now / elapsed)}
         report_result({**bench.finish(), **speed})

@@ -15,13 +15,11 @@ class Latencies:
     def __init__(self) -> None:
         self._exact = [0] * self._EXACT
         self._coarse: dict[tuple[int, int], int] = {}
-        self.count = 0
         self.total = 0
         self.maximum = 0
 
     def add(self, cycles: int) -> None:
         """Count one latency."""
-        self.count += 1
         self.total += cycles
         if cycles > self.maximum:
             self.maximum = cycles
@@ -32,11 +30,17 @@ class Latencies:
             key = (power, (cycles - (1 << power - 1)) * self._STEPS >> power - 1)
             self._coarse[key] = self._coarse.get(key, 0) + 1
 
+    @property
+    def count(self) -> int:
+        """Latencies that were added."""
+        return sum(self._exact) + sum(self._coarse.values())
+
     def percentile(self, percent: float) -> int:
         """The smallest latency that at least `percent` of all do not exceed; 0 without any."""
-        if not self.count:
+        count = self.count
+        if not count:
             return 0
-        left = max(1, -(-self.count * percent // 100))
+        left = max(1, -(-count * percent // 100))
         for cycles, count in enumerate(self._exact):
             left -= count
             if left <= 0:
@@ -50,9 +54,10 @@ class Latencies:
 
     def summary(self) -> dict[str, float]:
         """Count, mean, p50, p90, p99, max."""
-        mean = self.total / self.count if self.count else 0.0
+        count = self.count
+        mean = self.total / count if count else 0.0
         return {
-            "count": self.count,
+            "count": count,
             "mean": round(mean, 3),
             "p50": self.percentile(50),
             "p90": self.percentile(90),

@@ -35,7 +35,7 @@ class ListedTraffic:
         self.done = False
 
     def next(self, cycle: int) -> Translate | None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""
         if self.done or cycle < self._at:
             return None
         request = next(self._requests, None)
@@ -45,7 +45,7 @@ class ListedTraffic:
         return request
 
     def answered(self, translation: Translation) -> None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""
         if self._keep:
             self.answers.append(translation)
 
@@ -99,7 +99,7 @@ class DeviceTraffic:
         self._pages = [start + (base + stride * step) % size for step in range(count)]
 
     def next(self, cycle: int) -> Translate | None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""
         if cycle < self._silent_until:
             return None
         rng = self._rng
@@ -132,4 +132,4 @@ class DeviceTraffic:
         return Translate(sid, iova, rng.random() < 0.4, pasid, junk)
 
     def answered(self, translation: Translation) -> None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""

@@ -59,7 +59,10 @@ class Fairness:
     Call the methods for events first, in the order in which they stand here; they tell of the cycle before.
     """
 
-    __slots__ = ("_answer_taken_at", "_context", "_entries", "_fetch", "_members", "_queue", "answers", "reads")
+    __slots__ = (
+        "_answer_taken_at", "_context", "_entries", "_fetch", "_late", "_members", "_pointer_holds", "_queue",
+        "answers", "reads",
+    )  # fmt: skip
 
     def __init__(self, params: IommuParams) -> None:
         self.reads = Turns("W2", "slot", params.walk_slots)
@@ -70,7 +73,9 @@ class Fairness:
         self._context = 0  # slots that walk context structures
         self._queue: deque[int] = deque()  # tags that were accepted and not looked up
         self._entries: dict[int, int] = {}  # tag -> pending entry
+        self._late = 0  # entries that may be late (L9): all that are, and some that joined a slot in ISSUE
         self._answer_taken_at = -1
+        self._pointer_holds = False  # no entry may have been late since an answer was taken
 
     # --- events of the cycle before ---------------------------------------------------------------------------
 
@@ -80,9 +85,11 @@ class Fairness:
             if not self._queue:
                 raise ProtocolError("L1", cycle, "a request was looked up, but none had been accepted")
             tag = self._queue.popleft()
-        if kind in _ANSWERED:
-            return
         bit = 1 << entry
+        if kind in _ANSWERED:
+            if replay:
+                self._late &= ~bit
+            return
         if not replay:
             self._entries[tag] = entry
         if kind in _STARTS:
@@ -90,8 +97,11 @@ class Fairness:
             self.reads.wanting |= 1 << slot
             self._context &= ~(1 << slot)
             self._context |= (kind == Lookup.CONTEXT_WALK) << slot
+            self._late &= ~bit
         else:
             self._members[slot] |= bit
+            self._late |= bit
+            self._pointer_holds = False
 
     def arrived(self, number: int, dropped: int, goes_on: bool, context_filled: bool) -> None:
         """Data for read id `number`; `goes_on`: pointers were filled."""
@@ -101,6 +111,7 @@ class Fairness:
             self._members[number] = 0
         elif goes_on:
             self.reads.wanting |= 1 << number
+            self._late &= ~self._members[number]
         elif not self._context >> number & 1:
             self.answers.wanting |= self._members[number]
 
@@ -143,7 +154,7 @@ class Fairness:
         """An answer stands on `completions` for the first cycle."""
         entry = self._entries.get(tag)
         # After a cycle without an offer the pointer may have passed entries whose refusal was not believed (C5).
-        if entry is not None and self._answer_taken_at == cycle - 1:
+        if entry is not None and (self._pointer_holds or self._answer_taken_at == cycle - 1):
             self.answers.offered(cycle, entry)
 
     def answer_taken(self, cycle: int, tag: int) -> None:
@@ -151,8 +162,13 @@ class Fairness:
         entry = self._entries.get(tag)
         if entry is not None:
             self.answers.taken(entry)
+            self._late &= ~(1 << entry)
+            self._pointer_holds = not self._late
             self._answer_taken_at = cycle
 
-    def no_answer(self) -> None:
-        """Nothing is offered on `completions`: of the entries that want to answer one was late and is refused (C5)."""
-        self.answers.wanting = 0
+    def no_answer(self, cycle: int) -> None:
+        """Nothing is offered on `completions` although entries want to answer: one was late, and is refused (C5)."""
+        if not self._late:
+            wanting = self.answers.wanting
+            raise ProtocolError("C1", cycle, f"pending entries {wanting:#b} must answer, but no answer is offered")
+        self.answers.wanting &= ~self._late

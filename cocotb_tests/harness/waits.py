@@ -16,7 +16,7 @@ class Staleness:
 
     __slots__ = ("_completion_at", "_mark", "_popped_at", "_state", "completion", "popped", "pushed")
 
-    _ANSWERED = (Lookup.PASS, Lookup.HIT, Lookup.FAULT)
+    _ANSWERED = frozenset((Lookup.PASS, Lookup.HIT, Lookup.FAULT))
 
     def __init__(self) -> None:
         self.pushed = self.popped = 0  # hits that entered and left the FIFO
@@ -64,7 +64,8 @@ class Waits:
     """I9: which states a wait goes through, and when; M1: the status write follows its grant and says what the
     descriptor says."""
 
-    __slots__ = ("_acked_at", "_leave_at", "_unacknowledged", "_wait", "due", "line", "since", "state")
+    __slots__ = ("_acked_at", "_leave_at", "_unacknowledged", "_wait", "due", "line", "since", "state",
+                 "watched")  # fmt: skip
 
     def __init__(self) -> None:
         self.state: int = QueueState.IDLE
@@ -79,11 +80,9 @@ class Waits:
         self._acked_at = -1
         self._leave_at: int | None = None
         """Cycle in which FENCE must be over."""
-
-    @property
-    def watched(self) -> bool:
-        """Whether the next cycles have to be looked at even if no port does anything."""
-        return self.state == QueueState.STATUS or self._leave_at is not None
+        self.watched = False
+        """Whether the next cycles have to be looked at even if no port does anything: in STATUS, and while FENCE must
+        be left."""
 
     def moved(self, cycle: int, state: int, head: int) -> bool:
         """State and head of the queue in this cycle (in bytes); True if a wait has set ICS.IWC in the cycle before."""
@@ -91,6 +90,7 @@ class Waits:
         if before == state:
             return False
         self.state, self.since = state, cycle
+        self.watched = state == QueueState.STATUS
         wait, completes = self._wait, False
         if before == QueueState.WAIT:
             writes = bool(wait & _STATUS_WRITE)
@@ -125,6 +125,7 @@ class Waits:
         self._acked_at = cycle
         if self.state == QueueState.FENCE and not self._unacknowledged:
             self._leave_at = cycle + 2
+            self.watched = True
 
     def watch(self, cycle: int, offered: tuple[int, int, int] | None) -> None:
         """The write that stands on the port for the first cycle, or None, while `watched` or a write is `due`."""

@@ -188,6 +188,13 @@ DEFECTS = (
         "held completions", judges("clp"),
     ),
     Defect(
+        "wait_skipped", _QUEUE,
+        "m.d.sync += state.eq(QueueState.WAIT)",
+        "m.d.sync += state.eq(Mux(wait.status_write, QueueState.STATUS, QueueState.WAIT))",
+        "A wait with a status write does not wait for anything.",
+        "held hits", judges("clp"),
+    ),
+    Defect(
         "wait_lost", _QUEUE,
         "with m.If(wait.status_write):",
         "with m.If(wait.status_write & ~(wait.fence & wait.interrupt)):",
@@ -200,6 +207,29 @@ DEFECTS = (
         "m.d.comb += done.eq(1)",
         "A fence does not wait for the status write to be acknowledged.",
         "waits", judges("cp"),
+    ),
+    Defect(
+        "fence_skipped", _QUEUE,
+        "with m.If(wait.fence):",
+        "with m.If(wait.fence & ~wait.interrupt):",
+        "A wait that asks for an interrupt ignores FN.",
+        "waits", judges("cp"),
+    ),
+    Defect(
+        "fence_late", _QUEUE,
+        "m.d.comb += done.eq(unacked == 0)",
+        "late = Signal()\n"
+        "                m.d.sync += late.eq((unacked == 0) & ~late)\n"
+        "                m.d.comb += done.eq(late)",
+        "A fence waits one cycle longer than it has to.",
+        "waits", judges("cp"),
+    ),
+    Defect(
+        "status_of_fence", _QUEUE,
+        "self.status_data.eq(wait.data)",
+        "self.status_data.eq(wait.data | wait.fence)",
+        "The status data of a fenced wait have bit 0 set.",
+        "waits", judges("clpb"),
     ),
     Defect(
         "queue_goes_on_after_error", _QUEUE,

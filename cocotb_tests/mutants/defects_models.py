@@ -167,6 +167,13 @@ DEFECTS = (
         weakens="answer_turn",
     ),
     Defect(
+        "memory_remembers", _HARNESS + "memory_port.py",
+        "for pending in (self._fifo, self._due, self._reads, self._samples, self._writes):",
+        "for pending in (self._reads, self._samples, self._writes):",
+        "The memory delivers data of reads from before a reset.",
+        "resets", judges("lp"),
+    ),
+    Defect(
         "answer_too_early", _HARNESS + "answers.py",
         "if cycle < since + 2:",
         "if cycle < since + 3:",

@@ -272,10 +272,38 @@ DEFECTS = (
         "held completions", judges("clp"),
     ),
     Defect(
+        "lookup_of_nothing", _FRONT,
+        "candidate.eq(self.replay | request_fifo.r_rdy)",
+        "candidate.eq(1)",
+        "What the empty request FIFO shows is looked up.",
+        "pressure", judges("cpb"),
+    ),
+    Defect(
+        "fetch_last", _WALKER,
+        "Mux(held.any(), held, Mux(self.fetch, 0, granted))",
+        "Mux(held.any(), held, granted)",
+        "The reads of walks go before those of the queue.",
+        "pressure", judges("cp"),
+    ),
+    Defect(
+        "read_pause", _WALKER,
+        "self.reads.valid.eq(self.fetch | wanting.any())",
+        "self.reads.valid.eq(self.fetch | held.any() | wanting.any() & ~self.read_data.valid)",
+        "No walk reads in a cycle in which data arrives: an output that depends on an input (P2).",
+        "pressure", judges("cpb"),
+    ),
+    Defect(
         "read_turn", _WALKER,
         "m.d.sync += pointer.eq(Mux(index == count - 1, 0, index + 1))",
         "m.d.sync += pointer.eq(0)",
         "The lowest slot always reads first: others may starve.",
+        "pressure", judges("cp"),
+    ),
+    Defect(
+        "answer_pause", _PENDING,
+        "self.answer.eq(chosen.any() & ~doubted)",
+        "self.answer.eq(held.any() & ~doubted)",
+        "An answer is offered one cycle after it was chosen.",
         "pressure", judges("cp"),
     ),
     Defect(

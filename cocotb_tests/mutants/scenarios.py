@@ -47,7 +47,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "malformed": _scenario("registers", "malformed"),
     "malformed, wide": _scenario("registers", "malformed", wide=True),
     "waits": _scenario("registers", "waits"),
-    "waits, stalls": _scenario("registers", "waits", stall=60),
+    "waits, stalls": _scenario("registers", "waits", stall=75),
     "events": _scenario("registers", "events"),
     "faults": _scenario("registers", "faults"),
     "resets": _scenario("reset", "resets"),

@@ -8,7 +8,7 @@ from cocotb_tests.mutants.stage import FRAMES, OFFSET, Stage, page_inv
 from pymodel.effects import Delay, Load, ReadRegister, Store, WaitFor, WriteRegister
 from pymodel.spec import descriptors as d
 from pymodel.spec.faults import FAULT_RECORD, Reason
-from pymodel.spec.registers import EVENT_CONTROL, FSTS, QUEUE_ERROR
+from pymodel.spec.registers import EVENT_CONTROL, FAULT_RECORD_OFFSET, FSTS, QUEUE_ERROR
 
 __all__ = ["events", "faults", "malformed", "waits"]
 
@@ -87,6 +87,8 @@ def waits(context: JobContext, stall: int = 0) -> LockStep:
     def software() -> BenchAgent[None]:
         host = stage.host
         yield from host.start()
+        yield WriteRegister(OFFSET["IEADDR"], _MAIL)
+        yield WriteRegister(OFFSET["IECTL"], EVENT_CONTROL.pack(im=0))
         yield from stage.access(device, 0x1000)
         for fence in (0, 1):
             for count in (0, 1, 2, 3, 5):
@@ -94,12 +96,13 @@ def waits(context: JobContext, stall: int = 0) -> LockStep:
                 filling = [page_inv(domain.did, 0x9000)] * count
                 yield from host.sync(*filling, page_inv(domain.did, 0x1000), fence=fence)
                 yield from stage.access(device, 0x1000)
-        words = [host.wait_descriptor(fence=number & 1, interrupt=1) for number in range(6)]
-        yield from host.put(*(word for word, _, _ in words))
-        for _, address, data in words:
-            yield WaitFor(address, 0xFFFF_FFFF, data)
+        for _ in range(6):  # the message of the first one and the status of the next ones compete for the port
+            words = [host.wait_descriptor(fence=number & 1, interrupt=1) for number in range(6)]
+            yield from host.put(*(word for word, _, _ in words))
+            for _, address, data in words:
+                yield WaitFor(address, 0xFFFF_FFFF, data)
+            yield WriteRegister(OFFSET["ICS"], 1)
         only = d.WAIT.pack(type=_WAIT, interrupt=1)
-        yield WriteRegister(OFFSET["ICS"], 1)
         yield from host.put(only)
         yield from stage.poll("ICS", 1, 1)
         left = host.queue_bytes - host.tail
@@ -155,12 +158,13 @@ def events(context: JobContext) -> LockStep:
             masked = number < 2
             yield WriteRegister(OFFSET[kind + "CTL"], EVENT_CONTROL.pack(im=masked))
             yield from cause()
+            control = EVENT_CONTROL.mask("ip")
             if masked:
                 yield from quiet(address)
-                control: int = yield ReadRegister(OFFSET[kind + "CTL"])
-                stage.expect(bool(EVENT_CONTROL.get(control, "ip")), f"{kind}CTL.IP must be 1 while masked")
+                control = yield ReadRegister(OFFSET[kind + "CTL"])
                 yield WriteRegister(OFFSET[kind + "CTL"], 0)
             yield from came(address, number)
+            stage.expect(bool(EVENT_CONTROL.get(control, "ip")), f"{kind}CTL.IP must be 1 while masked")
             yield from stage.read_log()
             yield WriteRegister(OFFSET["ICS"], 1)
         for offset in range(16):  # ICS is cleared at every cycle around the one in which it is set
@@ -211,6 +215,30 @@ def faults(context: JobContext) -> LockStep:
             stage.expect(index == position[0], f"FRI must be {position[0]}, not {index}")
         position[0] = (position[0] + len(want)) % count
 
+    def status(pfo: int, ppf: int, when: str) -> BenchAgent[None]:
+        yield Delay(6)
+        word: int = yield ReadRegister(OFFSET["FSTS"])
+        found = (FSTS.get(word, "pfo"), FSTS.get(word, "ppf"))
+        stage.expect(found == (pfo, ppf), f"PFO, PPF must be {pfo}, {ppf} {when}, not {found}")
+
+    def overflow() -> BenchAgent[None]:
+        """A full log is no overflow; one that overflowed keeps its records and takes nothing up to the clear of PFO."""
+        for number in range(count):
+            yield from stage.access(device, 0x9000 + number * _PAGE)
+        yield from status(0, 1, "while the log is just full")
+        oldest = FAULT_RECORD_OFFSET + 16 * position[0]
+        before: int = yield ReadRegister(oldest, 8)
+        yield from stage.access(device, 0xB000)
+        after: int = yield ReadRegister(oldest, 8)
+        stage.expect(after == before, f"the oldest record must stay {before:#x}, not {after:#x}")
+        yield from status(1, 1, "after one fault more")
+        for index in range(count):
+            yield WriteRegister(FAULT_RECORD_OFFSET + 16 * index + 12, 1 << 31)
+        yield from stage.access(device, 0xC000)
+        yield from status(1, 0, "when all records are cleared")
+        yield WriteRegister(OFFSET["FSTS"], FSTS.pack(pfo=1))
+        yield from status(0, 0, "when all is cleared")
+
     def software() -> BenchAgent[None]:
         yield from stage.host.start()
         for one in (device, other):
@@ -222,6 +250,9 @@ def faults(context: JobContext) -> LockStep:
         for number in range(count + 2):
             yield from stage.access(device, 0x9000 + number * _PAGE)
         yield from expect_log([(device, 0x9000 + number * _PAGE, False, read) for number in range(count)], True)
+        yield from overflow()
+        yield from stage.access(device, 0xD000)
+        yield from expect_log([(device, 0xD000, False, read)])
         yield from stage.access(quiet, 0x1000)
         yield from stage.access(quiet, 1 << 50)
         yield from stage.access(device, 0xFEE0_1000)

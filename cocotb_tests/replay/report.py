@@ -66,7 +66,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("cycles compared", count("cycles_compared")),
         ("mismatches", f"{report['mismatches']:,}"),
         ("translation latency", f"{passing} cycles"),
-        ("checked cycles", f"{report['cycles_per_second']:,} a second"),
+        ("checked cycles", f"{report['cycles_per_second']:,} a CPU second"),
     ]
     ignored = report["ignored_register_writes"]
     mapped = counts.get("mapped_register_writes", 0)

@@ -168,3 +168,7 @@ class ArchitecturalIommu:
         accepted before cycle `oldest` waits for its answer. Forgets what cannot matter any more."""
         self.judge.prune(oldest)
         return self.faults.settle(time, oldest)
+
+    def finish(self, time: int, oldest: int) -> list[str]:
+        """What is left to complain about where a run ends, or before a reset in cycle `time`; the same times."""
+        return self.faults.finish(time, oldest)

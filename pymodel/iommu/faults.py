@@ -67,8 +67,12 @@ class _Reading:
 
 @dataclass(slots=True)
 class _Drop:
+    """PFO rose at the end of cycle `time`: a fault found no room, after the `written` ones of that cycle."""
+
     time: int
-    explained: bool = False
+    written: int
+    refusals: int = 0
+    """Those whose fault it, or one of the written ones, may be."""
 
 
 @dataclass(slots=True)
@@ -99,8 +103,12 @@ class FaultJudge:
         self.overflow = False
         """FSTS.PFO at the start of the cycle."""
         self._overflows: deque[_Overflow] = deque()
+        self._pending = False
+        """FSTS.PPF as it was told last."""
+        self._last_written = (-1, 0)
+        """(cycle, count) of the records written last."""
         self._drops: list[_Drop] = []
-        """Rises of PFO that no refusal explains yet."""
+        """Rises of PFO that may not be explained yet."""
         self._clears: list[tuple[int, int]] = []
         """(cycle, index): clears of F that take effect at the end of their cycle."""
         self._overflow_clear: int | None = None
@@ -141,6 +149,7 @@ class FaultJudge:
             complaint = f"cycle {time}: a fault was recorded although FSTS.PFO is set"
         if not any(self._valid):
             self._first = self._next
+        self._last_written = time, count
         for _ in range(count):
             index = self._next
             if self._valid[index] and complaint is None:
@@ -158,7 +167,8 @@ class FaultJudge:
         self._apply_clears(time)
         if overflow and not self.overflow:
             self._overflows.append(_Overflow(time - 1))
-            self._drops.append(_Drop(time - 1))
+            written_at, count = self._last_written
+            self._drops.append(_Drop(time - 1, count if written_at == time - 1 else 0))
             self.overflow = True
             if not full:
                 return f"cycle {time - 1}: fault overflow although record {self._next} was free"
@@ -168,9 +178,13 @@ class FaultJudge:
             if self._overflow_clear != time - 1:
                 return f"cycle {time}: FSTS.PFO fell although software did not clear it"
             self._overflow_clear = None
-        if bool(pending) != any(self._valid):
-            return f"cycle {time}: FSTS.PPF must be {int(any(self._valid))}, not {pending}"
-        return None
+        self._pending = bool(pending)
+        return self._wrong_pending(time)
+
+    def _wrong_pending(self, time: int) -> str | None:
+        """PPF is 1 exactly while some record is valid."""
+        wanted, self._pending, told = any(self._valid), any(self._valid), self._pending
+        return None if wanted == told else f"cycle {time}: FSTS.PPF must be {int(wanted)}, not {int(told)}"
 
     def _apply_clears(self, time: int) -> None:
         """Clears before cycle `time` have taken effect."""
@@ -235,6 +249,9 @@ class FaultJudge:
         before cycle `oldest` waits for its answer."""
         complaints: list[str] = []
         self._apply_clears(time)
+        unseen = self._wrong_pending(time)  # PPF did not move when it had to
+        if unseen is not None:
+            complaints.append(unseen)
         if self._overflow_clear is not None and self._overflow_clear < time - 1:
             complaints.append(f"cycle {time}: FSTS.PFO stays set although software cleared it")
             self._overflow_clear = None
@@ -242,7 +259,7 @@ class FaultJudge:
         while fresh and fresh[0].refused_at < time:
             refusal = fresh.popleft()
             for drop in self._drops:
-                drop.explained |= refusal.covers(drop.time)
+                drop.refusals += refusal.covers(drop.time)
             if refusal.must and self._excused(refusal):
                 refusal.must = False
             self._held.append(refusal)
@@ -252,7 +269,7 @@ class FaultJudge:
                 self._overflows.popleft()
         while self._drops and self._drops[0].time < oldest:
             drop = self._drops.pop(0)
-            if not drop.explained:
+            if drop.refusals <= drop.written:
                 complaints.append(f"cycle {drop.time}: fault overflow, but no refused request wanted a record")
         explained = False
         written = self._written
@@ -263,11 +280,12 @@ class FaultJudge:
             self._retire(complaints, 0)
         return complaints
 
-    def finish(self, time: int) -> list[str]:
-        """All complaints that are left at the end, when every request is answered."""
+    def finish(self, time: int, oldest: int) -> list[str]:
+        """All complaints that are left where a run ends, or before a reset in cycle `time`: software reads no more of
+        the log. `time` and `oldest` as in `settle`; requests from `oldest` on are never answered."""
         for record in self._written:
             record.cleared = True
-        return self.settle(time + 1, time + 1)
+        return self.settle(time, oldest)
 
     def _excused(self, refusal: _Refusal) -> bool:
         """Whether the log may have dropped it: PFO was set, or rose, while its fault may have happened."""

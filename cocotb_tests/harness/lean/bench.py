@@ -32,11 +32,11 @@ def main(library: Path) -> None:
 def _run(design: Design, current: Session) -> None:
     """The loop: read, judge, drive, and end the cycle; cycles in which nothing can happen in one go."""
     bench, pins = current.bench, current.pins
-    cycle, load, run, get = bench.cycle, pins.load, design.run, design.get
+    cycle, load, run, observed = bench.cycle, pins.load, design.run, design.reader("obs")
     drive = {name: design.writer(name) for name in ("control", "request", "register_request", "read_data")}
     control, request, access = drive["control"], drive["request"], drive["register_request"]
     data = drive["read_data"]
-    obs = get("obs")
+    obs = observed()
     while True:
         inputs = cycle(obs)
         if inputs is None:
@@ -54,9 +54,9 @@ def _run(design: Design, current: Session) -> None:
             kept = run(count + 1)
             bench.skip(min(kept, count))
             if kept <= count:
-                obs = get("obs")
+                obs = observed()
         elif not run(1):
-            obs = get("obs")
+            obs = observed()
         if bench.now >= current.report_at:
             current.progress()
     current.finish()
@@ -65,10 +65,10 @@ def _run(design: Design, current: Session) -> None:
 def _bare(design: Design, cycles: int) -> None:
     """What the lane costs without a job: a call for each cycle."""
     run = design.run
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(cycles):
         run(1)
-    elapsed = time.perf_counter() - started
+    elapsed = time.process_time() - started
     report_result({"cycles": cycles, "loop_seconds": elapsed, "cycles_per_second": round(cycles / elapsed)})
 
 

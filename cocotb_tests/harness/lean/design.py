@@ -56,6 +56,11 @@ class Design:
 
         return write
 
+    def reader(self, port: str) -> Callable[[], int]:
+        """A function that does what `get` does for one port."""
+        source, from_bytes = self.ports[port], int.from_bytes
+        return lambda: from_bytes(source, "little")
+
     def get(self, port: str) -> int:
         """Value of a port as an unsigned number."""
         return int.from_bytes(self.ports[port], "little")

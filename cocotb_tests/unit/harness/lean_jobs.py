@@ -10,12 +10,22 @@ from cocotb_tests.harness.scheduler import BenchAgent
 from cocotb_tests.harness.smoke import job as smoke
 from pymodel.effects import Delay
 
-__all__ = ["crashes", "endless", "no_cocotb"]
+__all__ = ["crashes", "depends_on_the_lane", "endless", "no_cocotb"]
+
+
+def _loaded() -> list[str]:
+    """Modules of cocotb in this process."""
+    return [name for name in sys.modules if name.partition(".")[0] in ("cocotb", "pygpi")]
+
+
+def depends_on_the_lane(context: JobContext) -> LockStep:
+    """The smoke job, with one page more where cocotb runs."""
+    return smoke(context, pages=17 if _loaded() else 16)
 
 
 def no_cocotb(context: JobContext) -> LockStep:
     """The smoke job, in a process that knows no cocotb."""
-    known = [name for name in sys.modules if name.partition(".")[0] in ("cocotb", "pygpi")]
+    known = _loaded()
     if known:
         raise AssertionError(f"lane lean loaded {known}")
     return smoke(context)

@@ -1,6 +1,9 @@
 """Every protocol checker accepts a legal trace and catches its broken twin."""
 
+import ast
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from pymodel.spec.faults import Reason
 from pymodel.spec.observation import Lookup, QueueState, WriteId
 from pymodel.spec.params import PRESETS
 
+ROOT = Path(__file__).resolve().parents[3]
 PARAMS = PRESETS["small"]
 REQUEST = (5, 0x300, 0, 0, 0x4321, 0)
 ANSWER = (5, 0, 0x9321, 0, 1, 1, 0)
@@ -308,3 +312,18 @@ def test_combined_checker_asks_for_the_message_of_a_fault_once_it_is_unmasked() 
         else:
             with pytest.raises(ProtocolError, match="rule M2: FAULT_EVENT was wanted"):
                 checker.cycle(6, idle(), inputs)
+
+
+def test_the_contract_names_exactly_the_rules_that_have_a_checker() -> None:
+    """docs/timing.md says which rules the passive checkers hold; each of them is numbered there."""
+    contract = (ROOT / "docs" / "timing.md").read_text(encoding="utf-8")
+    sentence = re.search(r"^Passive checkers .* hold ([A-Z0-9, and\n]+) on\s+the ports", contract, flags=re.M)
+    assert sentence is not None
+    cited = {
+        node.value
+        for name in ("answers", "checkers", "ledger", "lockstep", "messages", "turns", "waits")
+        for node in ast.walk(ast.parse((ROOT / "cocotb_tests" / "harness" / f"{name}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[A-Z]\d+", node.value)
+    }
+    assert set(re.findall(r"[A-Z]\d+", sentence[1])) == cited
+    assert cited <= set(re.findall(r"^- \*\*([A-Z]\d+)\*\*", contract, flags=re.M))

@@ -97,13 +97,14 @@ def test_requests_that_were_open_are_lost_and_the_log_says_so() -> None:
     assert machine.boots == 3
 
 
-def test_output_that_is_not_idle_after_reset_is_found_by_the_protocol_checkers_alone() -> None:
+@pytest.mark.parametrize("length", [1, 3])
+def test_output_that_is_not_idle_after_reset_is_found_by_the_protocol_checkers_alone(length: int) -> None:
     machine = Machine()
     model = machine.bench.model
     assert model is not None
-    machine.bench.reset_at(60, machine.boot)
+    machine.bench.reset_at(60, machine.boot, length)
     follower = Machine(judges=("protocol",))
-    follower.bench.reset_at(60, follower.boot)
+    follower.bench.reset_at(60, follower.boot, length)
     for _ in range(61):
         obs = model.observe()
         machine.bench.cycle(obs)

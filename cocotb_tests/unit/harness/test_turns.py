@@ -1,7 +1,5 @@
 """Fairness: those that wait take turns."""
 
-from collections.abc import Callable
-
 import pytest
 
 from cocotb_tests.harness.errors import ProtocolError
@@ -80,27 +78,67 @@ def test_entries_want_to_answer_from_the_end_of_their_page_walk() -> None:
         fairness.answer_offered(11, 12)
 
 
-@pytest.mark.parametrize(
-    "away",
-    [lambda fairness: fairness.killed(0b11), lambda fairness: fairness.no_answer()],
-    ids=["killed", "late refusal"],
-)
-def test_entries_that_are_looked_up_again_do_not_wait(away: Callable[[Fairness], None]) -> None:
+def test_entries_that_are_looked_up_again_do_not_wait() -> None:
     fairness = walks()
     for number in (0, 1):
         fairness.arrived(number, 0, goes_on=False, context_filled=False)
     assert fairness.answers.wanting == 0b11
-    away(fairness)
+    fairness.killed(0b11)
     assert fairness.answers.wanting == 0
 
 
-def test_pointer_of_the_answers_is_known_only_after_an_answer() -> None:
+def test_answer_must_be_offered_unless_an_entry_may_be_late() -> None:
+    """Entry 3 joins the walk of slot 1 while its read is outstanding; the next read of the walk leaves after it."""
+    def ends(kind: Lookup, goes_on: bool) -> Fairness:
+        fairness = walks(count=2)
+        fairness.accepted(20)
+        fairness.looked_up(7, kind, 0, 3, 1 if kind == Lookup.MERGE else 2)
+        if goes_on:
+            fairness.arrived(1, 0, goes_on=True, context_filled=False)
+        for number in (0, 1):
+            fairness.arrived(number, 0, goes_on=False, context_filled=False)
+        return fairness
+
+    late = ends(Lookup.MERGE, goes_on=False)
+    late.no_answer(9)
+    assert late.answers.wanting == 0b11
+    for fairness in (ends(Lookup.MERGE, goes_on=True), ends(Lookup.WALK, goes_on=False)):
+        with pytest.raises(ProtocolError, match=r"rule C1: pending entries 0b(10)?11 must answer"):
+            fairness.no_answer(9)
+    late.answer_taken(10, 20)
+    with pytest.raises(ProtocolError, match="rule C1: pending entries 0b11 must answer"):
+        late.no_answer(11)
+
+
+def test_entry_that_was_refused_late_is_not_late_once_it_walks_or_is_answered() -> None:
+    for kind, slot in ((Lookup.WALK, 0), (Lookup.HIT, 0)):
+        fairness = walks(count=2)
+        fairness.accepted(20)
+        fairness.looked_up(7, Lookup.MERGE, 0, 3, 0)
+        fairness.arrived(0, 0, goes_on=False, context_filled=False)
+        fairness.arrived(1, 0, goes_on=False, context_filled=False)
+        fairness.no_answer(9)
+        fairness.looked_up(10, kind, 1, 3, slot)
+        with pytest.raises(ProtocolError, match="rule C1"):
+            fairness.no_answer(11)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_pointer_of_the_answers_is_known_after_an_answer_unless_a_late_refusal_moved_it(late: bool) -> None:
     fairness = walks()
+    if late:
+        fairness.accepted(20)
+        fairness.looked_up(7, Lookup.MERGE, 0, 3, 2)
     for number in (0, 1):
         fairness.arrived(number, 0, goes_on=False, context_filled=False)
-    fairness.answer_offered(9, 11)
+    fairness.answer_offered(9, 11)  # nothing was answered before: any entry may be the first
     fairness.answer_taken(9, 11)
-    fairness.answer_offered(11, 12)  # a cycle went by without an offer: a late refusal may have moved the pointer
+    fairness.arrived(2, 0, goes_on=False, context_filled=False)
+    if late:
+        fairness.answer_offered(11, 10)  # entry 3 may have been refused in cycle 10
+    else:
+        with pytest.raises(ProtocolError, match="it is the turn of pending entry 2 "):
+            fairness.answer_offered(11, 10)
 
 
 def test_context_walks_and_the_fetch_are_left_out() -> None:

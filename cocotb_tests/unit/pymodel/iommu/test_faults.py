@@ -86,7 +86,7 @@ class Log:
         return self.complaints
 
     def finish(self, time: int) -> list[str]:
-        self.hear(*self.judge.finish(time))
+        self.hear(*self.judge.finish(time, time))
         return self.complaints
 
 
@@ -211,6 +211,38 @@ def test_overflow_needs_a_full_log_and_a_refusal() -> None:
     assert "fault overflow, but no refused request wanted a record" in log.complaints[1]
 
 
+def test_overflow_needs_a_refusal_besides_those_of_the_records_of_its_cycle() -> None:
+    for others in (0, 1):
+        log = Log(records=1)
+        log.fault(12, packed(request()))
+        log.hear(log.judge.status(13, 1, 1))  # a second fault in cycle 12
+        log.refuse(15, request())
+        if others:
+            log.refuse(12, request(0xA000))
+        log.settle(20)
+        assert ["no refused request wanted" in one for one in log.complaints] == [True] * (1 - others)
+
+
+def test_pending_that_does_not_move_is_noticed_without_a_read() -> None:
+    log = Log()
+    log.hear(log.judge.written(12, 1))  # and nothing is told of PPF
+    assert log.settle(13, 5) == ["cycle 13: FSTS.PPF must be 1, not 0"]
+    log.judge.cleared(20, 0)
+    assert log.settle(20, 5) == log.complaints[:1]
+    assert log.settle(21, 5)[1:] == ["cycle 21: FSTS.PPF must be 0, not 1"]
+
+
+def test_reset_settles_the_log_and_leaves_open_what_is_not_answered() -> None:
+    """The request accepted in 40 is never answered: a record from then on may be its own."""
+    for accepted, at, complaints in ((25, 28, 0), (25, 41, 0), (29, 28, 2)):
+        log = Log()
+        log.fault(at, packed(request()))
+        if at < 40:
+            log.refuse(30, request(), accepted=accepted)
+        log.hear(*log.judge.finish(50, 40))
+        assert len(log.complaints) == complaints
+
+
 def test_overflow_that_rises_in_the_cycle_of_a_clear_is_right() -> None:
     """The log is judged by what it holds at the start of the cycle (M4)."""
     log = Log(records=1)
@@ -262,10 +294,11 @@ def test_what_is_kept_does_not_grow_with_the_run() -> None:
     """Software reads late or never, refusals go on: counts stay within the log and the requests that are open."""
     for reads in (True, False):
         rng = random.Random(3)
-        log, most = Log(records=4), 0
+        log, most, at = Log(records=4), 0, 0
         for time in range(20, 20_000, 3):
             one = request(rng.randrange(1 << 20) << 12)
-            log.fault(time - rng.randrange(8), packed(one))
+            at = max(at, time - rng.randrange(8))
+            log.fault(at, packed(one))
             log.refuse(time, one)
             if reads and rng.random() < 0.3:
                 log.read_status(time + 1)
@@ -274,7 +307,7 @@ def test_what_is_kept_does_not_grow_with_the_run() -> None:
                     log.clear(time + 1, index)
                 if log.overflow:
                     log.clear_overflow(time + 1)
-            log.settle(time + 2, oldest=time - 10)
+            log.settle(time - 8, oldest=time - 18)  # of the cycles before, everything is told
             most = max(most, log.judge.kept)
         assert log.complaints == []
         assert most < 40
@@ -285,6 +318,6 @@ def test_the_end_of_a_run_settles_everything() -> None:
     log.fault(12, packed(request()))  # never read
     log.refuse(20, request())
     log.refuse(30, request(0xA000), accepted=25)
-    (complaint,) = log.finish(30)
+    (complaint,) = log.finish(31)
     assert "read of 0xa000" in complaint
     assert log.judge.kept == 0
