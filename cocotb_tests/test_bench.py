@@ -1,4 +1,4 @@
-"""What the design promises in exact cycles, measured on the RTL in lock-step with the golden model.
+"""What the design promises in exact cycles, measured on the RTL in lock-step with the golden model, in lane lean.
 
 Sweeps over the number of walk slots run on the golden model alone; the lock-step holds it equal to the RTL.
 """
@@ -13,7 +13,7 @@ from cocotb_tests.harness.cosim import cosimulate
 from cocotb_tests.harness.job import run_job_on_model
 
 JOBS = "cocotb_tests.bench.jobs"
-SIMULATOR = "verilator"
+SIMULATOR = "lean"
 
 each_latency = pytest.mark.parametrize("latency", LATENCIES)
 

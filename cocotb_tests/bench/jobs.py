@@ -81,7 +81,7 @@ class _Stream:
         self.hit_latency: dict[int, int] = {}
 
     def next(self, cycle: int) -> Translate | None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""
         if not self.open or self.done:
             return None
         item = next(self._items, None)
@@ -93,7 +93,7 @@ class _Stream:
         return Translate(item.device, item.address(self._size), item.write)
 
     def answered(self, translation: Translation) -> None:
-        """See `lockstep.Source`."""
+        """See `offers.Source`."""
         _check(translation)
         assert translation.answered_at is not None
         self.last = translation.answered_at

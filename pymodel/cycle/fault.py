@@ -12,8 +12,8 @@ _F = FAULT_RECORD["f"].mask
 class FaultLog:
     """Fault records (M4). Faults of a cycle are collected by `report` and take effect in `commit`."""
 
-    __slots__ = ("_reports", "clear", "clear_overflow", "index", "next", "overflow", "pending",
-                 "records")  # fmt: skip
+    __slots__ = ("clear", "clear_overflow", "index", "next", "overflow", "pending", "records",
+                 "reports")  # fmt: skip
 
     def __init__(self, params: IommuParams) -> None:
         self.records = [0] * params.fault_records
@@ -27,16 +27,12 @@ class FaultLog:
         self.clear = 0
         """Records whose F software clears in this cycle; only bits that were set (R2)."""
         self.clear_overflow = 0
-        self._reports: list[tuple[Request, int]] = []
+        self.reports: list[tuple[Request, int]] = []
+        """(request, reason) of the faults of this cycle that `commit` has not yet recorded."""
 
     def report(self, request: Request, reason: int) -> None:
         """Note a fault of this cycle; the completion's comes before the lookup's (M4, L6, C3)."""
-        self._reports.append((request, reason))
-
-    @property
-    def active(self) -> bool:
-        """Whether `commit` has something to do."""
-        return bool(self._reports or self.clear or self.clear_overflow)
+        self.reports.append((request, reason))
 
     def commit(self) -> int:
         """End of the cycle: record what was reported, then let software's clears act on older bits (M4, R2).
@@ -46,9 +42,9 @@ class FaultLog:
         recorded = 0
         clear, clear_overflow = self.clear, self.clear_overflow
         self.clear = self.clear_overflow = 0
-        for request, reason in self._reports:
+        for request, reason in self.reports:
             recorded += self._record(request, reason)
-        self._reports.clear()
+        self.reports.clear()
         self.pending &= ~clear
         for index in range(len(self.records) if clear else 0):
             if clear >> index & 1:

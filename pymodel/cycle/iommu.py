@@ -36,7 +36,7 @@ class CycleModel:
 
     __slots__ = ("_all_pending", "_all_slots", "_apply_at", "_completions_at", "_control_shifts",
                  "_control_stale", "_control_word", "_event", "_faults", "_fetch", "_frontend",
-                 "_hits_at", "_invalidations", "_killed_at", "_layout", "_lookup_at",
+                 "_hit_places", "_hits_at", "_invalidations", "_killed_at", "_layout", "_lookup_at",
                  "_mask_shifts", "_params", "_quiet", "_reads_at", "_recorded_at", "_registers",
                  "_response_at", "_stalled", "_status", "_status_at", "_status_stale", "_walker", "_word",
                  "_word_stale", "_writes_at")  # fmt: skip
@@ -49,6 +49,7 @@ class CycleModel:
         self._layout = layout = Layout(params)
         at = layout.at
         self._hits_at, self._completions_at = at["hits_valid"], at["completions_valid"]
+        self._hit_places = layout.places["hits"]  # in most cycles there is a hit
         self._reads_at, self._writes_at = at["reads_valid"], at["writes_valid"]
         self._response_at = at["register_responses_valid"]
         self._status_at, self._lookup_at = at["queue_state"], at["lookup"]
@@ -90,7 +91,7 @@ class CycleModel:
     def hits(self) -> tuple[int, ...] | None:
         """Oldest answer of the hit FIFO, or None (F2)."""
         hits = self._frontend.hits
-        return self._layout.payload("hits", hits[0]) if hits else None
+        return tuple([hits[0] >> low & mask for low, mask in self._hit_places]) if hits else None
 
     @property
     def completions(self) -> tuple[int, ...] | None:
@@ -131,12 +132,11 @@ class CycleModel:
             self._status_stale = False
             self._status = self._pack_status()
         word |= self._status
-        if len(frontend.requests) < FIFO_DEPTH:
-            word |= 1
+        ready = 1 if len(frontend.requests) < FIFO_DEPTH else 0
         if registers.response is None:
-            word |= 2
+            word |= ready | 2
         else:
-            word |= (registers.response << 1 | 1) << self._response_at
+            word |= ready | (registers.response << 1 | 1) << self._response_at
         if frontend.hits:
             word |= frontend.hits[0] << self._hits_at
         if frontend.offered_word:
@@ -259,7 +259,7 @@ class CycleModel:
             requests.append(accepted)
         # Queue, writes, registers, faults.
         if (registers.events_awake or not queue.asleep or fetched is not None or registers.written
-                or inputs.write_ack is not None or self._faults.active or registers.buffer):  # fmt: skip
+                or inputs.write_ack is not None or self._faults.reports or registers.buffer):  # fmt: skip
             event |= self._control(inputs, fetched)
             self._stalled = 0
         if applying:

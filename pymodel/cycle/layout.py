@@ -9,14 +9,15 @@ __all__ = ["Layout", "ResponseShifts"]
 class Layout:
     """Position of every observation field, and of fields relative to the first one of their group (O1)."""
 
-    __slots__ = ("_places", "at", "fields")
+    __slots__ = ("at", "fields", "places")
 
     def __init__(self, params: IommuParams) -> None:
         self.fields = observation(params)
-        self._places: dict[str, list[tuple[int, int]]] = {}  # (lowest bit, mask) of the fields of a payload
+        self.places: dict[str, list[tuple[int, int]]] = {}
+        """(lowest bit, mask) of the fields of each port's payload, above its valid bit."""
         for port, members in payloads(params).items():
             low = 1  # above the valid bit
-            places = self._places[port] = []
+            places = self.places[port] = []
             for _, width in members:
                 places.append((low, (1 << width) - 1))
                 low += width
@@ -38,7 +39,7 @@ class Layout:
         """Payload of a port from its packed word (valid in bit 0), or None when it is not valid."""
         if not word & 1:
             return None
-        return tuple([word >> low & mask for low, mask in self._places[port]])
+        return tuple([word >> low & mask for low, mask in self.places[port]])
 
 
 class ResponseShifts:
