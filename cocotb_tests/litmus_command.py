@@ -1,8 +1,10 @@
 """`twodim litmus list` and `twodim litmus explore`: the catalogue, and every outcome of its tests."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +38,17 @@ def list_litmus() -> int:
 
 def _choose(ids: Iterable[str]) -> list[Litmus]:
     tests = all_tests()
-    chosen = {}
-    for name in ids:
-        if name.upper() not in tests:
-            raise UserError(f"litmus id must be one of {', '.join(tests)}, not {name!r}")
-        chosen[name.upper()] = tests[name.upper()]
-    return list((chosen or tests).values())
+    names = [name.upper() for name in ids]
+    for name, given in zip(names, ids, strict=True):
+        if name not in tests and name != "ALL":
+            raise UserError(f"litmus id must be all or one of {', '.join(tests)}, not {given!r}")
+    return [tests[name] for name in (tests if not names or "ALL" in names else dict.fromkeys(names))]
 
 
 def explore_litmus(ids: Sequence[str] = (), twin: bool = False, json: Path | None = None) -> int:
-    """Explore tests (default: all) or their broken twins; 0 where all end as expected, else 1.
+    """Explore tests ("all", the default, or some) or their broken twins; 0 where all end as expected, else 1.
 
+    One test is shown with its outcomes; several as a table, and with outcomes those that do not end as expected.
     Raises `UserError` for an unknown id and for a report that cannot be written, before anything is explored.
     """
     tests = _choose(ids)
@@ -54,10 +56,15 @@ def explore_litmus(ids: Sequence[str] = (), twin: bool = False, json: Path | Non
         check_folder("--json", json.parent)
     console = _console()
     results = []
-    for test in tests:
-        result = explore(test.id, twin)
-        results.append(result)
-        _show(console, result, brief=len(tests) > 1)
+    for number, test in enumerate(tests, 1):
+        if len(tests) > 1:
+            print(f"litmus: {test.id}, {number} of {len(tests)}", file=sys.stderr, flush=True)
+        results.append(explore(test.id, twin))
+    if len(results) > 1:
+        console.print(_overview(results))
+    for result in results:
+        if len(results) == 1 or not result.as_expected:
+            _show(console, result)
     good = sum(result.as_expected for result in results)
     what = "twins reach what is forbidden" if twin else "tests reach nothing forbidden"
     console.print(f"{good} of {len(results)} {what}", markup=False, highlight=False)
@@ -70,28 +77,57 @@ def explore_litmus(ids: Sequence[str] = (), twin: bool = False, json: Path | Non
 # --- for people ------------------------------------------------------------------------------------------------
 
 
-def _show(console: Console, result: LitmusResult, brief: bool) -> None:
+def _overview(results: Iterable[LitmusResult]) -> Table:
+    """A row for each test, and one for each of its variants with the counts."""
+    table = Table("id", "test, variants", "outcomes", "forbidden", "states", "transitions", "s")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for result in results:
+        test = result.litmus
+        verdict = "" if result.as_expected else "NOT AS EXPECTED: "
+        table.add_row(test.id, escape(verdict + (f"twin: {test.twin}" if result.twin else test.title)))
+        for run in result.runs:
+            found = run.exploration
+            table.add_row(
+                "", escape(f"- {run.case}" if run.case else "-"), str(len(found.outcomes)), str(len(run.forbidden)),
+                f"{found.states:,}", f"{found.transitions:,}", f"{found.seconds:.1f}",
+            )  # fmt: skip
+        table.add_section()
+    return table
+
+
+def _show(console: Console, result: LitmusResult) -> None:
     test = result.litmus
-    verdict = "as expected" if result.as_expected else "NOT AS EXPECTED"
-    kind = "twin: " + test.twin if result.twin else test.title
-    console.print(f"{test.id} [{test.seed}] {kind}", markup=False, highlight=False)
-    console.print(f"  forbidden: {test.forbidden}", markup=False, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    say(f"{test.id} [{test.seed}] {'twin: ' + test.twin if result.twin else test.title}")
+    say(f"  forbidden: {test.forbidden}")
     for run in result.runs:
         found = run.exploration
-        console.print(
-            f"  {run.case + ': ' if run.case else ''}{len(found.outcomes)} outcomes, {len(run.forbidden)} forbidden; "
-            f"{found.states:,} states, {found.transitions:,} transitions, {found.schedules:,} schedules, "
-            f"{found.seconds:.1f} s",
-            markup=False,
-            highlight=False,
+        say(
+            f"\n  {run.case + ': ' if run.case else ''}{len(found.outcomes)} outcomes, {len(run.forbidden)} forbidden; "
+            f"{found.states:,} states, {found.transitions:,} transitions, {_many(found.schedules)} schedules, "
+            f"{found.seconds:.1f} s"
         )
-        for name in run.uncovered:
-            console.print(f"  no outcome shows: {name}", markup=False, highlight=False)
-        if not brief:
-            console.print(_outcomes(run))
-        if run.forbidden and not (brief and result.as_expected):
+        if not result.twin:
+            for name in run.uncovered:
+                say(f"  no outcome shows: {name}")
+        console.print(_outcomes(run))
+        if run.forbidden:
             _draw(console, run)
-    console.print(f"  {verdict}\n", markup=False, highlight=False)
+    lines = [_describe(run, outcome) for run in result.runs for outcome in run.exploration.outcomes]
+    shown = " ".join(text for one in lines for text in one)
+    legend = {f"{value:#x}": text for run in result.runs for value, text in run.legend.items()}
+    if used := [f"{value}: {text}" for value, text in legend.items() if re.search(rf"{value}\b", shown)]:
+        say("\n  " + ", ".join(used))
+    say(f"  {'as expected' if result.as_expected else 'NOT AS EXPECTED'}\n")
+
+
+def _many(count: int) -> str:
+    """In full as long as that can be read."""
+    return f"{count:,}" if count < 10**9 else f"{Decimal(count):.1e}"
 
 
 def _outcomes(run: Run) -> Table:

@@ -10,6 +10,7 @@ from pymodel.explore.diagram import diagram
 from pymodel.explore.explorer import explore
 from pymodel.explore.freezing import freeze
 from pymodel.explore.iommu_agent import Attachment, Dma, Fault, IommuAgent, Prefetch
+from pymodel.explore.labels import Names
 from pymodel.explore.locks import RwLock
 from pymodel.explore.results import Exploration, Outcome, ScheduleStep, StateView, TooLarge
 from pymodel.explore.srcu import Srcu
@@ -17,5 +18,5 @@ from pymodel.explore.unit import MORE, Pending, Unit, UnitMove
 from pymodel.explore.world import World
 
 __all__ = ["MORE", "Attachment", "Choose", "CpuAgent", "Dma", "Exploration", "Failed", "Fault", "GuestAccess",
-           "IommuAgent", "Outcome", "Pending", "Prefetch", "RwLock", "ScheduleStep", "Srcu", "StateView", "TooLarge",
-           "Unit", "UnitMove", "Violation", "World", "diagram", "explore", "freeze"]  # fmt: skip
+           "IommuAgent", "Names", "Outcome", "Pending", "Prefetch", "RwLock", "ScheduleStep", "Srcu", "StateView",
+           "TooLarge", "Unit", "UnitMove", "Violation", "World", "diagram", "explore", "freeze"]  # fmt: skip

@@ -12,7 +12,7 @@ that used an old translation is on its way (facts C10: a flush request waits for
 from typing import Any, NamedTuple
 
 from pymodel.effects import effect_type
-from pymodel.explore.labels import Namer
+from pymodel.explore.labels import Names
 from pymodel.explore.unit import Pending, Resource, UnitMove
 from pymodel.kvm.effects import TlbFlush
 from pymodel.kvm.hardware import FETCH, FINAL, READ, WRITE
@@ -73,10 +73,10 @@ class CpuState(NamedTuple):
 class CpuAgent:
     """See the module; a `Unit` of the explorer. Every agent that accesses is a vCPU with a TLB of its own."""
 
-    def __init__(self, fmt: SpteFormat, names: Namer = hex) -> None:
+    def __init__(self, fmt: SpteFormat, names: Names | None = None) -> None:
         """`names`: of words of memory, for schedules."""
         self.name = "cpu"
-        self._names = names
+        self._names = names or Names()
         self.threads: tuple[str, ...] = ()
         self._format = fmt
         self._agents = 0
@@ -141,7 +141,7 @@ class CpuAgent:
         gfn = effect.gpa >> 12
         address = pointer.address + 8 * (gfn >> 9 * (level - 1) & 511)
         entry = memory.load(address)
-        label = f"CPU walk: {self._names(address)} = {entry:#x}"
+        label = f"CPU walk: {self._names.word(address)} = {self._names.value(address, entry)}"
         if fmt.is_mmio(entry):
             return address, self._refuse(who, effect, state, _RESERVED, label)
         if not entry & fmt.hw_present:
@@ -164,7 +164,7 @@ class CpuAgent:
             wanted = fmt.accessed | (fmt.dirty if leaf and effect.kind == WRITE else 0)
             if wanted & ~entry:
                 stores = ((address, entry | wanted),)
-                label += f", sets {wanted & ~entry:#x}"
+                label += ", sets " + " and ".join(self._letters(wanted & ~entry))
             if leaf:
                 found = found._replace(dirty=bool((entry | wanted) & fmt.dirty))
         state = state._replace(tlb=state.tlb | {found})
@@ -176,10 +176,15 @@ class CpuAgent:
         word = (leaf.address + (effect.gpa & (pages(leaf.level) << 12) - 1)) & ~7
         state = _walking(state, who, None)
         if effect.kind == WRITE:
-            label = f"CPU writes {self._names(word)} = {effect.value:#x}"
+            label = f"CPU writes {self._names.word(word)} = {self._names.value(word, effect.value)}"
             return word, UnitMove(label, state, ((word, effect.value),), None)
         value = memory.load(word)
-        return word, UnitMove(f"CPU reads {self._names(word)} -> {value:#x}", state, (), value)
+        return word, UnitMove(
+            f"CPU reads {self._names.word(word)} -> {self._names.value(word, value)}", state, (), value
+        )
+
+    def _letters(self, bits: int) -> list[str]:
+        return [letter for letter, mask in (("A", self._format.accessed), ("D", self._format.dirty)) if bits & mask]
 
     def _refuse(self, who: int, effect: GuestAccess, state: CpuState, why: int, label: str) -> UnitMove:
         error = FINAL | _USER | why | {READ: 0, WRITE: _WRITE, FETCH: _FETCH}[effect.kind]

@@ -1,5 +1,6 @@
 """A schedule as text: one column for each participant, one row for each step."""
 
+import re
 from collections.abc import Sequence
 from textwrap import wrap
 
@@ -8,6 +9,7 @@ from pymodel.explore.results import ScheduleStep
 __all__ = ["diagram"]
 
 _MIN, _GAP = 12, "  "
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 def _cell(step: ScheduleStep) -> list[str]:
@@ -20,12 +22,25 @@ def _cell(step: ScheduleStep) -> list[str]:
     return lines
 
 
-def _key(label: str) -> str:
-    return label.split(" ", 1)[0]
+def _kind(step: ScheduleStep) -> tuple[str, str]:
+    """Steps of one kind differ in numbers only."""
+    return step.who, _NUMBERS.sub("#", step.label)
+
+
+def _run(schedule: Sequence[ScheduleStep], at: int, period: int) -> int:
+    """How many steps from `at` on repeat the kinds of the first `period`, with nothing said before the last."""
+    count = 0
+    for step in schedule[at:]:
+        if step.who != schedule[at].who or _kind(step) != _kind(schedule[at + count % period]):
+            break
+        count += 1
+        if step.events:
+            break
+    return count - count % period
 
 
 def diagram(schedule: Sequence[ScheduleStep], participants: Sequence[str], *, width: int = 120, fold: int = 6) -> str:
-    """The schedule, wrapped to `width` columns; more than `fold` equal kinds of step in a row are shortened.
+    """The schedule, wrapped to `width` columns; more than `fold` steps of one or two kinds in turn are shortened.
 
     `*` marks what an agent says (its events).
     """
@@ -37,21 +52,16 @@ def diagram(schedule: Sequence[ScheduleStep], participants: Sequence[str], *, wi
     rows = [head.rstrip(), "".ljust(5) + _GAP.join("-" * column for _ in used)]
     at = 0
     while at < len(schedule):
-        step = schedule[at]
-        run = 1
-        while (
-            at + run < len(schedule)
-            and schedule[at + run].who == step.who
-            and _key(schedule[at + run].label) == _key(step.label)
-            and not schedule[at + run - 1].events
-        ):
-            run += 1
-        rows += _row(at + 1, used.index(step.who), _cell(step), column)
-        if run > fold:
-            rows += _row(None, used.index(step.who), [f"... {run - 2} more ..."], column)
-            at += run - 1
-            continue
-        at += 1
+        index = used.index(schedule[at].who)
+        period, run = max(((one, _run(schedule, at, one)) for one in (1, 2)), key=lambda found: found[1])
+        hidden = range(at + period, at + run - period) if run > fold else range(0)
+        shown = range(at, at + run) if hidden else range(at, at + 1)
+        for number in shown:
+            if number not in hidden:
+                rows += _row(number + 1, index, _cell(schedule[number]), column)
+            elif number == hidden.start:
+                rows += _row(None, index, [f"... {len(hidden)} more ..."], column)
+        at = shown.stop
     return "\n".join(rows)
 
 

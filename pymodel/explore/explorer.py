@@ -19,7 +19,7 @@ from typing import Any
 
 from pymodel.effects import CompareExchange, Event, FetchAnd, FetchOr, Load, Store, WaitFor, apply
 from pymodel.explore.agents import AgentTree, Choose, Factory, Node
-from pymodel.explore.labels import Namer, label_of
+from pymodel.explore.labels import Names, label_of
 from pymodel.explore.results import Exploration, Outcome, ScheduleStep, StateView, TooLarge
 from pymodel.explore.search import Search, State, count_schedules
 from pymodel.explore.unit import MORE, NOTHING, Pending, Resource, Unit
@@ -65,18 +65,19 @@ def explore(
     observe: Mapping[str, int] | None = None,
     check: Callable[[StateView], str] | None = None,
     quiet: tuple[type, ...] = (),
-    names: Namer = hex,
+    names: Names | None = None,
     max_states: int = 2_000_000,
 ) -> Exploration:
     """Run the agents in every order; `observe` names words of memory whose final value is part of the outcome.
 
     `agents`: a factory for each, or one for a whole `World` where they share Python objects.
     `check` says what is wrong with a state ("" for nothing); a state in which something is ends its schedule.
-    `quiet`: further effect types without effect. `names` gives words of memory the names that schedules show.
+    `quiet`: further effect types without effect. `names`: what schedules call words of memory.
     Raises `TooLarge` beyond `max_states`, `ValueError` for an agent that is not a function of its answers and
     for a state graph with a cycle, `TypeError` for an effect that nobody performs.
     """
-    return _Explorer(agents, memory, units, reduce, dict(observe or {}), check, quiet, names, max_states).run()
+    words = names or Names()
+    return _Explorer(agents, memory, units, reduce, dict(observe or {}), check, quiet, words, max_states).run()
 
 
 class _Explorer:
@@ -89,7 +90,7 @@ class _Explorer:
         observe: Mapping[str, int],
         check: Callable[[StateView], str] | None,
         quiet: tuple[type, ...],
-        names: Namer,
+        names: Names,
         max_states: int,
     ) -> None:
         self.joint = JointTrees(agents, quiet, check is not None) if callable(agents) else None
@@ -109,7 +110,7 @@ class _Explorer:
         self.reduce = reduce
         self.observe = observe
         self.check = check
-        self.namer = names
+        self.words = names
         self.max_states = max_states
         self.bits: dict[Resource, int] = {}
         self.chains: list[list[Node]] = [[] for _ in self.own]
@@ -191,7 +192,7 @@ class _Explorer:
             reads: frozenset[Resource] = frozenset({effect.address & ~7})
             moves = []
             if effect.satisfied(memory.load):
-                label = f"sees {self.namer(effect.address)} = {effect.value:#x}"
+                label = f"sees {self.words.word(effect.address)} = {effect.value:#x}"
                 moves.append(self._move(who, node, label, None, search, at))
             return Pending(reads, frozenset(), ()), moves
         if not isinstance(effect, Load | Store | CompareExchange | FetchOr | FetchAnd):
@@ -202,7 +203,7 @@ class _Explorer:
         new = after.load(effect.address)
         stores = () if new == memory.load(effect.address) else ((effect.address, new),)
         writes = frozenset[Resource]() if isinstance(effect, Load) else word
-        label = label_of(effect, answer, self.namer)
+        label = label_of(effect, answer, self.words)
         return Pending(word, writes, ()), [self._move(who, node, label, answer, search, at, stores)]
 
     def _turns(self, search: Search, at: int) -> list[_Turn]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pymodel.effects import ReadRegister, WriteRegister
 from pymodel.explore.iommu_state import Cached, Flight, Held, IommuState, Walk, finish, submit
-from pymodel.explore.labels import Namer
+from pymodel.explore.labels import Names
 from pymodel.explore.unit import Pending, Resource, UnitMove
 from pymodel.iommu.queue import IotlbInvalidation, Wait, decode
 from pymodel.memory import SparseMem
@@ -87,7 +87,7 @@ class IommuAgent:
         queue: int,
         *,
         flaws: Collection[str] = (),
-        names: Namer = hex,
+        names: Names | None = None,
     ) -> None:
         """`queue`: address of the page with 128-bit descriptors; `names`: of words of memory, for schedules.
 
@@ -100,7 +100,7 @@ class IommuAgent:
         self.queue = queue
         self.flaws = frozenset(flaws)
         self.name = "iommu"
-        self._names = names
+        self._names = names or Names()
         self.threads = ("queue",)
         self._format = SecondStage.of(params)
         self._agents = 0
@@ -192,7 +192,7 @@ class IommuAgent:
             return address, self._refuse(who, effect, state, Reason.SM_TABLE_ACCESS, f"{LEVEL_NAMES[level]} access")
         word = memory.load(address)
         entry = self._format.classify(word, level)
-        seen = f"{LEVEL_NAMES[level]} {self._names(address)} = {word:#x}"
+        seen = f"{LEVEL_NAMES[level]} {self._names.word(address)} = {self._names.value(address, word)}"
         start, tag = effect.iova & -span(level), pointer.tag
         if entry.kind is Kind.EMPTY:
             if self.params.np_cache:
@@ -219,7 +219,7 @@ class IommuAgent:
 
     def _translated(self, who: int, effect: Dma | Prefetch, state: IommuState, leaf: Cached, how: str) -> UnitMove:
         address = leaf.address + (effect.iova & (span(leaf.level) - 1))
-        text = f"{how} {effect.iova:#x} -> {self._names(address)}"
+        text = f"{how} {effect.iova:#x} -> {self._names.word(address)}"
         state = _walking(state, who, None)
         if isinstance(effect, Prefetch):
             return UnitMove(f"prefetch {text}", state, answer=None)
@@ -230,10 +230,12 @@ class IommuAgent:
         mine: frozenset[Resource] = frozenset({("iommu", "dma", who)})
         done = _flying(state, who, None)
         if effect.write:
-            move = UnitMove(f"DMA write {self._names(word)} = {effect.value:#x}", done, ((word, effect.value),), None)
+            label = f"DMA write {self._names.word(word)} = {self._names.value(word, effect.value)}"
+            move = UnitMove(label, done, ((word, effect.value),), None)
             return Pending(mine, mine | {word}, (move,))
         value = memory.load(word)
-        return Pending(mine | {word}, mine, (UnitMove(f"DMA read {self._names(word)} -> {value:#x}", done, (), value),))
+        label = f"DMA read {self._names.word(word)} -> {self._names.value(word, value)}"
+        return Pending(mine | {word}, mine, (UnitMove(label, done, (), value),))
 
     def _refuse(self, who: int, effect: Dma | Prefetch, state: IommuState, reason: Reason, why: str) -> UnitMove:
         answer = None if isinstance(effect, Prefetch) else Fault(reason)
@@ -320,7 +322,7 @@ class IommuAgent:
                 return UnitMove(f"{label} (wait)", after)
             shift = 8 * (kind.address & 4)
             word = memory.load(kind.address & ~7) & ~(0xFFFF_FFFF << shift) | kind.data << shift
-            return UnitMove(f"{label} (wait): status {kind.address:#x} = {kind.data:#x}", after,
+            return UnitMove(f"{label} (wait): {self._names.word(kind.address & ~7)} = {kind.data:#x}", after,
                             ((kind.address & ~7, word),))  # fmt: skip
         if isinstance(kind, IotlbInvalidation):
             after = finish(after, held.number, self.params.walk_drain)

@@ -86,7 +86,8 @@ def check_entries(
         _check_leaf(vm, root, level, gfn, value, place)
         for one, behind in wanted.items():
             if gfn <= one < gfn + pages(level) and behind != fmt.pfn(value) + one - gfn:
-                raise InvariantError(f"I1: gfn {one:#x} belongs to frame {behind}, {place}")
+                wish = "no frame" if behind is None else f"frame {behind:#x}"
+                raise InvariantError(f"I1: gfn {one:#x} belongs to {wish}, {place}")
     if root.exported and root.invalid:
         raise InvariantError("I6: an exported root became invalid")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from pymodel.explore import Exploration, Outcome, ScheduleStep, StateView, Unit, World
+from pymodel.explore import Exploration, Names, Outcome, ScheduleStep, StateView, Unit, World
 from pymodel.explore import explore as explore_scenario
 from pymodel.explore.agents import Factory, Failed
 from pymodel.memory import SparseMem
@@ -49,8 +49,10 @@ class Scenario:
 
     Every state is visited then: a test with a check is explored without reduction.
     """
-    names: Callable[[int], str] = hex
-    """Names of words of memory, for schedules."""
+    names: Names = field(default_factory=Names)
+    """What schedules call words of memory."""
+    legend: Mapping[int, str] = field(default_factory=dict)
+    """What values that outcomes show stand for."""
 
 
 Build = Callable[[bool, str], Scenario]
@@ -86,6 +88,8 @@ class Run:
     """Forbidden outcomes that are reachable, with the reason."""
     uncovered: tuple[str, ...]
     """Names of `Scenario.covers` that no outcome shows."""
+    legend: Mapping[int, str]
+    """See `Scenario`."""
 
     def schedule(self, outcome: Outcome) -> tuple[ScheduleStep, ...]:
         """A shortest schedule to the outcome."""
@@ -195,7 +199,7 @@ def _run(test: Litmus, twin: bool, case: str, reduce: bool) -> Run:
         if reason:
             forbidden[outcome] = reason
     uncovered = tuple(name for name, shows in scenario.covers.items() if not any(map(shows, exploration.outcomes)))
-    return Run(case, exploration, forbidden, uncovered)
+    return Run(case, exploration, forbidden, uncovered, scenario.legend)
 
 
 def _mishap(scenario: Scenario, outcome: Outcome) -> str:

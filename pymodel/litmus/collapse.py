@@ -6,6 +6,7 @@ from pymodel.effects import Agent, Store
 from pymodel.explore import Outcome
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.machine import (
+    NAMES,
     PARAMS,
     SECRET,
     A,
@@ -78,6 +79,7 @@ def collapse_reuse(twin: bool, case: str) -> Scenario:
         forbidden,
         (iommu(),),
         covers={"a read": read_of(_DATA)},
+        names=NAMES,
     )
 
 
@@ -115,6 +117,7 @@ def recover_frozen(twin: bool, case: str) -> Scenario:
         forbidden,
         (iommu(),),
         covers={"a read": read_of(_DATA)},
+        names=NAMES,
     )
 
 
@@ -141,4 +144,5 @@ def unlink_walk(twin: bool, case: str) -> Scenario:
         _secret_forbidden,
         (iommu(params),),
         covers={"a read": read_of(_DATA), "a fault": lambda outcome: bool(faults(outcome))},
+        names=NAMES,
     )

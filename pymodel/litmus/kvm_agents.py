@@ -13,21 +13,16 @@ from pymodel.kvm.effects import KvmAgent, MmuUnlock, SrcuEnter, SrcuLeave, TlbFl
 from pymodel.kvm.export import io_fault
 from pymodel.kvm.fault import page_fault
 from pymodel.kvm.hardware import WRITE
-from pymodel.litmus.kvm_machine import HVA, Kvm, host_entry
+from pymodel.litmus.kvm_layout import HVA, MOVED, REQUEST, RESPONSE, host_entry
+from pymodel.litmus.kvm_machine import Kvm
 from pymodel.litmus.machine import Queue, access, domain_selective, page_selective
 from pymodel.paging.geometry import PAGE, Range
 
-__all__ = ["FAILURE", "INVALID", "MOVED", "REQUEST", "RESPONSE", "SUCCESS", "Body", "changed", "code_of", "device",
-           "guest", "host_moves", "importer", "io_request", "left_out", "page_requests", "patient", "respond",
-           "task"]  # fmt: skip
+__all__ = ["FAILURE", "INVALID", "SUCCESS", "Body", "changed", "code_of", "device", "guest", "host_moves", "importer",
+           "io_request", "left_out", "page_requests", "patient", "respond", "task"]  # fmt: skip
 
 Body: TypeAlias = Generator[Any, Any, Any]
 
-REQUEST, RESPONSE = 0x14_0000, 0x14_0008
-"""Words in the place of the page-request queue and of page-group responses, until there is a device: the number of
-the request; the number of the request << 8 | the code."""
-MOVED = 0x14_0010
-"""Not 0 once the host is done with a page."""
 SUCCESS, INVALID, FAILURE = 0, 1, 0xF
 _TRIES = 2
 

@@ -1,5 +1,6 @@
 """The invariants of facts C12 in every state of an exploration with KVM."""
 
+import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
@@ -10,11 +11,14 @@ from pymodel.explore.locks import LockState
 from pymodel.kvm.invariants import Held, InvariantError, check_entries, check_held
 from pymodel.kvm.spte import pages
 from pymodel.kvm.vm import Table, Vm
-from pymodel.litmus.kvm_machine import HVA, Kvm, host_entry
+from pymodel.litmus.kvm_layout import HVA, host_entry, page_name
+from pymodel.litmus.kvm_machine import Kvm
 from pymodel.memory import SparseMem
 from pymodel.paging.geometry import span
 
 __all__ = ["invariants"]
+
+_FRAMES = re.compile(r"\bframe (0x[0-9a-f]+)")
 
 
 def invariants(gfns: Container[int] = range(8)) -> Callable[[StateView], str]:
@@ -33,7 +37,7 @@ def invariants(gfns: Container[int] = range(8)) -> Callable[[StateView], str]:
             if free:
                 check_held(_held(view.units), free)
         except InvariantError as error:
-            return str(error)
+            return _FRAMES.sub(lambda found: f"{found[0]} ({page_name(int(found[1], 16) << 12)})", str(error))
         return ""
 
     return check

@@ -1,7 +1,6 @@
 """The machine of the litmus tests with KVM: a VM with one exported root, a host, table pages, an IOMMU on the root.
 
-The root is the RFC's (facts D1): EPT entries with the live marker at bit 59, which VT-d can walk, 4 levels. Empty
-entries are 0, so that a new table needs no 512 stores. Guest-physical space is as small as a test needs.
+Guest-physical space is as small as a test needs.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -29,33 +28,24 @@ from pymodel.kvm.effects import (
 from pymodel.kvm.fault import page_fault
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.snapshot import snapshot
-from pymodel.kvm.spte import ept
+from pymodel.kvm.spte import SpteFormat
 from pymodel.kvm.version import V6_7, KvmVersion
 from pymodel.kvm.vm import KvmParams, Vcpu, Vm
-from pymodel.litmus.machine import DID, PARAMS, QUEUE, SID, STATUS
+from pymodel.litmus.kvm_layout import DATA, EPT, HVA, NEW, TABLES, A, B, host_entry, host_page, names, page_name
+from pymodel.litmus.machine import DID, PARAMS, QUEUE, SID
 from pymodel.memory import SparseMem
 from pymodel.spec.params import IommuParams
 
-__all__ = ["A", "B", "DATA", "FETCH", "FORMAT", "HVA", "LOCK", "NEW", "QUIET", "READ", "SRCU", "WRITE", "Frames",
-           "Host", "HostMmu", "Kvm", "Yielding", "build", "cpu", "host_entry", "host_page", "iommu",
-           "name_of"]  # fmt: skip
+__all__ = ["FETCH", "LOCK", "QUIET", "READ", "SRCU", "WRITE", "Frames", "Host", "HostMmu", "Kvm", "Yielding", "build",
+           "cpu", "iommu"]  # fmt: skip
 
-A, B = 0x4000_0000, 0x8000_0000
-"""2 MiB of host memory behind the guest's pages, and what the host gives instead."""
-DATA, NEW = 0xDA7A, 0x2E3
-"""What the pages of `A` and of `B` hold."""
-HVA = 0x2000_0000_0000
-HOST_PTES = 0x12_0000
 READ, WRITE, FETCH = 4, 6, 0x14
 """Error codes of nested page faults at entries that are not present."""
-FORMAT = ept(suppress_ve_empty=False, marker=59)
 LOCK = RwLock("mmu_lock", MmuLock, MmuUnlock, lambda effect: effect.write)
 SRCU = Srcu("srcu", SrcuEnter, SrcuLeave, SrcuSynchronize)
 QUIET = (Trace, SpteChanged, Resched, AllocateNow, AwaitInvalidations)
 """Effects that only tell something, and such that nothing comes of here: nobody wants the lock, there are free pages,
 and no notifier runs beside a change of slots."""
-_TABLES = 0x10
-"""First frame for tables: the root."""
 
 
 class Frames:
@@ -65,7 +55,7 @@ class Frames:
     """
 
     def __init__(self) -> None:
-        self.next = _TABLES
+        self.next = TABLES
         self.free: set[int] = set()
         self.waiting: dict[int, tuple[int, ...]] = {}
         """Frames by the number of the task that freed them."""
@@ -98,16 +88,6 @@ class Host:
         return self.levels.get(slot.hva_of(gfn) - HVA >> 21, 1)
 
 
-def host_entry(page: int) -> int:
-    """Address of the word that is the host's own entry of page `page` of the guest."""
-    return HOST_PTES + 8 * page
-
-
-def host_page(address: int, writable: bool = True) -> int:
-    """Value of a host entry."""
-    return address | 2 * writable | 1
-
-
 class HostMmu:
     """Answers `HostFault` by the host's entry of now."""
 
@@ -126,7 +106,7 @@ class HostMmu:
         address = host_entry(effect.hva - HVA >> 12)
         entry = memory.load(address)
         page = HostPage(entry >> 12 if entry & 1 else None, bool(entry & 2))
-        label = f"get_user_pages: frame {entry >> 12:#x}" if entry & 1 else "get_user_pages: refused"
+        label = f"get_user_pages: {page_name(entry & ~0xFFF) if entry & 1 else 'refused'}"
         return Pending(frozenset({address}), frozenset(), (UnitMove(label, None, answer=page),))
 
     def own_moves(self, which: int, state: None, memory: SparseMem) -> Pending:
@@ -197,14 +177,15 @@ def build(
     mapped: Mapping[int, int] | None = None,
     exported: bool = True,
     writable: bool = True,
+    fmt: SpteFormat = EPT,
     make: Callable[..., Vm] = Vm,
     **params: Any,
 ) -> tuple[Kvm, SparseMem]:
     """A fresh machine and its memory; slot 0 is `pages` from gfn 0 on.
 
     `mapped`: error codes of faults by gfn that have happened already. `exported` False: an IOMMU walks the root all
-    the same, without KVM's knowing. `level`: and `writable`: of the host's mappings. `make`: the
-    class of the VM. `params`: of `KvmParams`.
+    the same, without KVM's knowing. `level` and `writable`: of the host's mappings. `make`: the class of the VM, which
+    other hardware than an IOMMU may walk in `fmt`. `params`: of `KvmParams`.
     """
     frames, host = Frames(), Host()
     memory = SparseMem({host_entry(gfn): host_page(A + (gfn << 12), writable) for gfn in range(8)})
@@ -212,7 +193,7 @@ def build(
         memory.store(A + (gfn << 12), DATA)
         memory.store(B + (gfn << 12), NEW)
     settings = KvmParams(gfn_bits=32, **params)
-    vm = make(version, host, frames.allocate, fmt=FORMAT, params=settings, release=frames.release)
+    vm = make(version, host, frames.allocate, fmt=fmt, params=settings, release=frames.release)
     vm.traced = False
     vcpu = Vcpu(0)
     vm.vcpus.append(vcpu)
@@ -238,26 +219,9 @@ def _answer(effect: Any, memory: SparseMem) -> Any:
 
 def iommu(params: IommuParams = PARAMS, *flaws: str) -> IommuAgent:
     """The IOMMU with device `SID` on KVM's root."""
-    return IommuAgent(params, {SID: Attachment(DID, _TABLES << 12, 4)}, QUEUE, flaws=flaws, names=name_of)
+    return IommuAgent(params, {SID: Attachment(DID, TABLES << 12, 4)}, QUEUE, flaws=flaws, names=names())
 
 
-def cpu() -> Unit:
+def cpu(fmt: SpteFormat = EPT) -> Unit:
     """The CPUs of the guest."""
-    return CpuAgent(FORMAT, name_of)
-
-
-def name_of(address: int) -> str:
-    """Names for schedules: tables by the order in which they were made, host entries, pages, queue."""
-    page, offset = address >> 12, address & 0xFFF
-    if _TABLES <= page < _TABLES + 0x40:
-        return f"{'root' if page == _TABLES else f'table{page - _TABLES}'}[{offset >> 3}]"
-    if page == HOST_PTES >> 12:
-        return f"host entry {offset >> 3}"
-    if page == QUEUE >> 12:
-        return f"queue+{offset:#x}"
-    if page == STATUS >> 12:
-        return f"status {offset >> 3}"
-    for letter, start in (("A", A), ("B", B)):
-        if start <= address < start + (512 << 12):
-            return f"page {letter}+{page - (start >> 12)}"
-    return hex(address)
+    return CpuAgent(fmt, names(fmt))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from pymodel.effects import Agent, Event, Store, WaitFor, WriteRegister
-from pymodel.explore import Attachment, Dma, Fault, IommuAgent, Outcome
+from pymodel.explore import Attachment, Dma, Fault, IommuAgent, Names, Outcome
 from pymodel.paging.formats import SecondStage
 from pymodel.paging.geometry import PAGE, Range, cover, entry_address, span
 from pymodel.paging.table import PagePool, PageTable
@@ -15,9 +15,10 @@ from pymodel.spec.descriptors import IOTLB_INV, WAIT, DescriptorType, Granularit
 from pymodel.spec.params import IommuParams
 from pymodel.spec.registers import REGISTERS
 
-__all__ = ["A", "B", "CHILD", "DID", "G", "PARAMS", "PD", "REUSED", "ROOT", "SECRET", "SID", "STATUS", "Queue",
-           "access", "child_entry", "domain_selective", "faults", "iommu", "large_table", "leaf", "new_table",
-           "page_selective", "pde", "pointer", "read_of", "reuse_forbidden", "small_table", "wait"]  # fmt: skip
+__all__ = ["A", "B", "CHILD", "DID", "G", "NAMES", "PARAMS", "PD", "QUEUE", "REUSED", "ROOT", "SECRET", "SID",
+           "STATUS", "Queue", "access", "child_entry", "domain_selective", "faults", "iommu", "large_table", "leaf",
+           "new_table", "page_selective", "pde", "pointer", "read_of", "reuse_forbidden", "small_table", "wait",
+           "within"]  # fmt: skip
 
 PARAMS = IommuParams()
 SID, DID = 0x10, 7
@@ -38,6 +39,49 @@ REUSED = 0x5EED_BEEF
 
 _FORMAT = SecondStage.of(PARAMS)
 _IQT = REGISTERS["IQT"].offset
+
+
+_PLACES = ((ROOT, 1, "root"), (PD, 1, "directory"), (CHILD, 1, "table"), (POOL, 16, "new table"), (A, 512, "page A"),
+           (B, 512, "page B"), (SECRET, 512, "secret page"))  # fmt: skip
+_ENTRIES = range(ROOT, POOL + 16 * PAGE)
+
+
+def _place(address: int) -> str:
+    for start, count, name in _PLACES:
+        if start <= address < start + count * PAGE:
+            return name if count == 1 else f"{name}+{(address - start) // PAGE}"
+    return hex(address)
+
+
+def within(place: str, address: int) -> str:
+    """Name of a word in the page `place`; only its address where the page has no name."""
+    offset = address & PAGE - 1
+    return hex(address) if place.startswith("0x") else place + (f":{offset:#x}" if offset else "")
+
+
+def _word(address: int) -> str:
+    index = (address & PAGE - 1) >> 3
+    if address in _ENTRIES:
+        return f"{_place(address)}[{index}]"
+    if address & -PAGE == QUEUE:
+        return f"queue+{address & PAGE - 1:#x}"
+    if address & -PAGE == STATUS:
+        return f"status {index}"
+    return within(_place(address), address)
+
+
+def _value(address: int, word: int) -> str:
+    if address not in _ENTRIES:
+        return hex(word)
+    if not word & 3:
+        return "empty" if word == 0 else hex(word)
+    target = word & (1 << 52) - PAGE
+    large = "2M " if word >> 7 & 1 else ""
+    return f"{large}{_place(target)} {'r' if word & 1 else '-'}{'w' if word & 2 else '-'}"
+
+
+NAMES = Names(_word, _value)
+"""For schedules."""
 
 
 def leaf(address: int, level: int = 0, *, w: bool = True) -> int:
@@ -78,7 +122,7 @@ def new_table() -> PageTable:
 
 def iommu(params: IommuParams = PARAMS, *flaws: str) -> IommuAgent:
     """The architectural IOMMU with device `SID` on the table."""
-    return IommuAgent(params, {SID: Attachment(DID, ROOT, 3)}, QUEUE, flaws=flaws)
+    return IommuAgent(params, {SID: Attachment(DID, ROOT, 3)}, QUEUE, flaws=flaws, names=NAMES)
 
 
 def page_selective(range_: Range, *, ih: bool) -> int:

@@ -1,7 +1,6 @@
 """MMU notifiers against faults and against DMA: L14, L15, L16 (facts C1 step 5, C2, C10, F1 and F2 of C1)."""
 
 from collections.abc import Callable
-from typing import Any
 
 from pymodel.effects import Store, WaitFor
 from pymodel.explore import Outcome, World
@@ -15,7 +14,6 @@ from pymodel.kvm.version import V6_7, V6_12
 from pymodel.kvm.vm import Vm
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.kvm_agents import (
-    MOVED,
     Body,
     changed,
     device,
@@ -29,36 +27,31 @@ from pymodel.litmus.kvm_agents import (
     task,
 )
 from pymodel.litmus.kvm_checks import invariants
-from pymodel.litmus.kvm_machine import (
+from pymodel.litmus.kvm_layout import (
     DATA,
+    EPT,
+    FINISHED,
     HVA,
-    LOCK,
+    LEGEND,
+    MOVED,
     NEW,
-    QUIET,
-    READ,
-    SRCU,
-    WRITE,
+    NPT,
+    WRITTEN,
     A,
     B,
-    HostMmu,
-    Kvm,
-    build,
-    cpu,
     host_entry,
     host_page,
-    iommu,
-    name_of,
+    names,
 )
+from pymodel.litmus.kvm_machine import LOCK, QUIET, READ, SRCU, WRITE, HostMmu, Kvm, build, cpu, iommu
 from pymodel.litmus.machine import REUSED, Queue, access, domain_selective, faults, read_of, reuse_forbidden
+from pymodel.memory import SparseMem
 from pymodel.paging.geometry import PAGE
 
 __all__ = ["fault_outside", "import_flush", "late_install"]
 
 _GFN, _NEXT = 3, 4
 _PAGE, _MOVED = A + _GFN * PAGE, B + _GFN * PAGE
-_WRITTEN = 0x3A17E
-_FINISHED = 0x15_0000
-"""Word by which agents of L15 tell each other that they are done."""
 
 
 class _NoSequence(Vm):
@@ -147,7 +140,8 @@ def late_install(twin: bool, case: str) -> Scenario:
         },
         servers=("handler",),
         check=invariants(),
-        names=name_of,
+        names=names(),
+        legend=LEGEND,
     )
 
 
@@ -178,12 +172,15 @@ class _LastRange(Vm):
     title="faults while an invalidation is in progress: inside it, in a huge page that it cuts, and outside",
     forbidden="a fault inside installs the old page, or the fault outside cannot finish before the invalidation",
     twin="every fault retries whatever the range; or units are mixed up; or a nested range replaces the first",
-    cases=("small page", "huge page cut"),
+    cases=("small page", "small page, 6.7 by hva", "small page, NPT", "huge page cut", "huge page cut, page itself"),
     twins=("every fault retries", "units mixed up", "nested range replaces"),
 )
 def fault_outside(twin: bool, case: str) -> Scenario:
     """C2: the range decides who waits. A huge page that the range cuts is inside with all its pages."""
-    huge = case in ("huge page cut", "nested range replaces")
+    huge = case.startswith("huge") or case == "nested range replaces"
+    gfn = _GFN if not huge or case.endswith("itself") else 5
+    version = V6_7 if "6.7" in case else V6_12
+    fmt = NPT if "NPT" in case else EPT
     make_vm: type[Vm] = {
         "every fault retries": _OneForAll,
         "units mixed up": _MixedUnits,
@@ -192,14 +189,17 @@ def fault_outside(twin: bool, case: str) -> Scenario:
     outside = 512 + _GFN if huge else 6
     pages = 1024 if huge else 8
 
-    def made() -> tuple[Kvm, Any]:
-        return build(version=V6_12, pages=pages, level=2 if huge else 1, mapped={_NEXT: READ}, make=make_vm)
+    def made() -> tuple[Kvm, SparseMem]:
+        level = 2 if huge else 1
+        return build(
+            version=version, pages=pages, level=level, mapped={_NEXT: READ}, fmt=fmt, exported=fmt is EPT, make=make_vm
+        )
 
     def small(kvm: Kvm) -> Body:
         """One page goes; the host is not done before the fault outside is."""
         yield from invalidate_range_start(kvm.vm, HVA + _GFN * PAGE, HVA + (_GFN + 1) * PAGE)
         yield Store(host_entry(_GFN), host_page(_MOVED))
-        yield WaitFor(_FINISHED, 1, 1)
+        yield WaitFor(FINISHED, 1, 1)
         yield from invalidate_range_end(kvm.vm, HVA + _GFN * PAGE, HVA + (_GFN + 1) * PAGE)
         yield Store(MOVED, 1)
 
@@ -210,23 +210,23 @@ def fault_outside(twin: bool, case: str) -> Scenario:
         yield from invalidate_range_start(kvm.vm, HVA + _GFN * PAGE, HVA + (_GFN + 1) * PAGE)
         yield Store(host_entry(_GFN), 0)
         kvm.host.levels[0] = 1
-        yield WaitFor(_FINISHED, 1, 1)
+        yield WaitFor(FINISHED, 1, 1)
         yield from invalidate_range_end(kvm.vm, HVA + _GFN * PAGE, HVA + (_GFN + 1) * PAGE)
         yield from invalidate_range_end(kvm.vm, low, high)
         yield Store(MOVED, 1)
 
-    def inside(kvm: Kvm, gfn: int) -> Body:
+    def inside(kvm: Kvm) -> Body:
         yield from patient(io_request(kvm, gfn, True), MOVED, "inside retries")
 
     def other(kvm: Kvm) -> Body:
         yield from patient(io_request(kvm, outside, True), MOVED, "outside retries")
-        yield Store(_FINISHED, 1)
+        yield Store(FINISHED, 1)
 
     def make() -> World:
         kvm, _ = made()
         agents = {
             "host": task(kvm, (cut if huge else small)(kvm)),
-            "inside": task(kvm, inside(kvm, 5 if huge else _GFN)),
+            "inside": task(kvm, inside(kvm)),
             "outside": task(kvm, other(kvm)),
         }
         return World(agents, kvm, Kvm.picture)
@@ -249,7 +249,8 @@ def fault_outside(twin: bool, case: str) -> Scenario:
             "inside was first": lambda outcome: not outcome.named("inside retries"),
         },
         check=invariants(),
-        names=name_of,
+        names=names(fmt),
+        legend=LEGEND,
     )
 
 
@@ -268,12 +269,16 @@ def _asynchronous(queue: Queue) -> Callable[[TlbFlush], Body]:
     title="the host takes a page away from an exported table and uses it again (the ATC's part is left to the device)",
     forbidden="a device or a vCPU reaches the page after it was used again",
     twin="the importer is not told, or does not wait for its invalidation; or KVM does not flush at all",
-    cases=("device", "vCPU"),
+    cases=("device", "vCPU", "vCPU, NPT"),
     twins=("importer not told", "importer does not wait", "no flush for the vCPU", "flushed after the notifier"),
 )
 def import_flush(twin: bool, case: str) -> Scenario:
     """C10: every translation is gone from every cache when the notifier returns; the importer has to be synchronous."""
     by_cpu = "vCPU" in case
+    fmt = NPT if "NPT" in case else EPT
+
+    def made() -> tuple[Kvm, SparseMem]:
+        return build(mapped={_GFN: WRITE}, fmt=fmt, exported=fmt is EPT)
 
     def late_start(vm: Vm, low: int, high: int) -> KvmAgent[None]:
         """The flush comes after the lock was given up, and after the host went on."""
@@ -284,7 +289,7 @@ def import_flush(twin: bool, case: str) -> Scenario:
         yield from invalidate_range_end(vm, low, high)
 
     def make() -> World:
-        kvm, _ = build(mapped={_GFN: WRITE})
+        kvm, _ = made()
         flush = importer(Queue())
         if case == "importer does not wait":
             flush = _asynchronous(Queue())
@@ -308,14 +313,11 @@ def import_flush(twin: bool, case: str) -> Scenario:
 
     def vcpu(kvm: Kvm) -> Body:
         yield from guest(kvm, "read", _GFN, GUEST_READ)
-        yield from guest(kvm, "write", _GFN, GUEST_WRITE, _WRITTEN)
+        yield from guest(kvm, "write", _GFN, GUEST_WRITE, WRITTEN)
 
     def dma() -> Body:
         yield from access("read", _GFN * PAGE)
-        yield from access("write", _GFN * PAGE, True, _WRITTEN)
-
-    def forbidden(outcome: Outcome) -> str:
-        return reuse_forbidden(outcome)
+        yield from access("write", _GFN * PAGE, True, WRITTEN)
 
     covers: dict[str, Callable[[Outcome], bool]] = {"a read of the old page": read_of(DATA)}
     if by_cpu:
@@ -324,12 +326,13 @@ def import_flush(twin: bool, case: str) -> Scenario:
         covers["a fault"] = lambda outcome: bool(faults(outcome))
     return Scenario(
         make,
-        build(mapped={_GFN: WRITE})[1],
-        forbidden,
-        (LOCK, SRCU, HostMmu(), cpu(), iommu()),
+        made()[1],
+        reuse_forbidden,
+        (LOCK, SRCU, HostMmu(), cpu(fmt), iommu()),
         {"page": _PAGE, "new": _MOVED},
         quiet=QUIET,
         covers=covers,
         check=invariants(),
-        names=name_of,
+        names=names(fmt),
+        legend=LEGEND,
     )

@@ -6,6 +6,7 @@ from pymodel.effects import Agent, Event, Load, Store, WaitFor
 from pymodel.explore import Outcome
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.machine import (
+    NAMES,
     PARAMS,
     REUSED,
     STATUS,
@@ -75,6 +76,7 @@ def early_invalidation(twin: bool, case: str) -> Scenario:
         (iommu(),),
         {"page": A, "new": B},
         {"a read of the old page": read_of(_OLD), "a read of the new page": read_of(_NEW)},
+        names=NAMES,
     )
 
 
@@ -125,6 +127,7 @@ def wait_order(twin: bool, case: str) -> Scenario:
         (iommu(params, *flaws),),
         {"page": A},
         {"a read of the old page": read_of(_OLD)},
+        names=NAMES,
     )
 
 
@@ -156,4 +159,5 @@ def posted_write(twin: bool, case: str) -> Scenario:
         (iommu(PARAMS, *(("no_drain",) if twin else ())),),
         {"page": A, "new": B},
         {"a write to the new page": lambda outcome: outcome.word("new") == _WRITTEN},
+        names=NAMES,
     )

@@ -6,6 +6,7 @@ from pymodel.effects import Agent, Store, WaitFor
 from pymodel.explore import Fault, Outcome
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.machine import (
+    NAMES,
     PARAMS,
     A,
     G,
@@ -66,6 +67,7 @@ def negative_caching(twin: bool, case: str) -> Scenario:
         forbidden,
         (iommu(params),),
         covers={"an early fault": lambda outcome: bool(faults(outcome)), "a late read": read_of(_DATA)},
+        names=NAMES,
     )
 
 
@@ -114,4 +116,5 @@ def rights_loop(twin: bool, case: str) -> Scenario:
         {"page": A},
         {"a write": lambda outcome: outcome.word("page") == _WRITTEN},
         servers=("software",),
+        names=NAMES,
     )

@@ -8,6 +8,7 @@ from pymodel.explore import Outcome
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.machine import (
     CHILD,
+    NAMES,
     PARAMS,
     REUSED,
     A,
@@ -69,6 +70,7 @@ def _stream(software: Any) -> Scenario:
         forbidden,
         (iommu(),),
         {"written": A + _WRITE * PAGE, "pde": pde()},
+        names=NAMES,
     )
 
 
@@ -155,4 +157,5 @@ def split_hole(twin: bool, case: str) -> Scenario:
         (iommu(params),),
         {"page": target},
         {"a read before": read_of(_DATA), "a fault after": lambda outcome: bool(faults(outcome))},
+        names=NAMES,
     )

@@ -256,3 +256,24 @@ def test_diagram_shows_who_does_what() -> None:
     assert lines[6].split() == ["21", "sees", "0x198", "=", "0x1"]
     assert lines[6].index("sees") > 40
     assert diagram((), found.participants) == "(nothing happens)"
+
+
+def test_diagram_shortens_steps_that_take_turns() -> None:
+    """Pairs that differ in numbers only are one run; what is said in a run ends it."""
+
+    def freezer() -> Agent[None]:
+        for number in range(20):
+            yield Load(X + 8 * number)
+            yield Store(X + 8 * number, 0x5A0)
+            if number == 9:
+                yield Event("half")
+
+    found = explore({"freezes": freezer}, SparseMem())
+    ((_, schedule),) = found.outcomes.items()
+    lines = [" ".join(line.split()) for line in diagram(schedule, found.participants, width=60).splitlines()[2:]]
+    assert lines == [
+        "1 load 0x100 -> 0x0", "2 store 0x100 = 0x5a0", "... 16 more ...",
+        "19 load 0x148 -> 0x0", "20 store 0x148 = 0x5a0", "* half",
+        "21 load 0x150 -> 0x0", "22 store 0x150 = 0x5a0", "... 16 more ...",
+        "39 load 0x198 -> 0x0", "40 store 0x198 = 0x5a0",
+    ]  # fmt: skip

@@ -17,6 +17,7 @@ from pymodel.iommu.types import Request
 from pymodel.litmus.machine import (
     CHILD,
     DID,
+    NAMES,
     PARAMS,
     PD,
     QUEUE,
@@ -86,7 +87,7 @@ def test_alone_it_answers_as_the_untimed_walk() -> None:
             assert answer == Fault(expected.reason)
         else:
             ((_, schedule),) = found.outcomes.items()
-            assert f"{expected.address & ~7:#x}" in schedule[-1].label
+            assert f" {NAMES.word(expected.address & ~7)} " in schedule[-1].label
         seen.add(expected.reason)
     assert len(seen) >= 6
 

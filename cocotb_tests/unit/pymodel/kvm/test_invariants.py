@@ -55,7 +55,8 @@ def test_i1_leaf_maps_the_backing_of_its_gfn(machine: Machine) -> None:
     check_entries(machine.vm, root, entries, backing=good)
     wrong: tuple[tuple[int, int | None], ...] = ((3, FRAME + 4), (700, FRAME + 3), (3, None), (513, None))
     for gfn, behind in wrong:
-        with pytest.raises(InvariantError, match=f"I1: gfn {gfn:#x} belongs to frame {behind}"):
+        named = "no frame" if behind is None else f"frame {behind:#x}"
+        with pytest.raises(InvariantError, match=f"I1: gfn {gfn:#x} belongs to {named}"):
             check_entries(machine.vm, root, entries, backing={**good, gfn: behind})
 
 
