@@ -37,7 +37,7 @@ lint: setup ## ruff, mypy and the import contracts
 test: lint ## lint, then all tests, in every simulator that is installed
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: setup ## measure the RTL against its bounds and the simulation lanes against each other
+bench: setup ## measure the RTL against its bounds; ARGS=--sim-speed: the simulation lanes against each other
 	@$(BIN)/twodim bench $(ARGS)
 
 verilog: setup ## write the Verilog of PRESET to build/

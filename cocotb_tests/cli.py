@@ -164,7 +164,8 @@ def random(
     statistics = result.summary["statistics"]
     print(
         f"passed: {result.summary['cycles']:,} cycles compared, {statistics['translations']:,} translations, "
-        f"{statistics['invalidations']:,} invalidations, {statistics['faults_answered']:,} faults"
+        f"{statistics['invalidations']:,} invalidations, {statistics['faults_answered']:,} faults, "
+        f"{statistics['resets']:,} resets"
     )
     return 0
 
@@ -190,6 +191,12 @@ def bench(
     sim_speed: Annotated[
         bool, typer.Option("--sim-speed", help="Measure the simulation lanes instead.")
     ] = False,
+    kvm: Annotated[
+        bool, typer.Option("--kvm", help="Measure the model of KVM's TDP MMU instead: faults and bulk population.")
+    ] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="With --kvm: up to 4 GiB of 4K and 64 GiB of 2M pages.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and latencies.")] = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="With the judges, or the RTL alone.")
@@ -200,6 +207,15 @@ def bench(
     """Measure the RTL against the bounds of the design."""
     if json is not None:
         check_folder("--json", json.parent)
+    for option, other in (("--large", "--quick"), ("--kvm", "--sim-speed")):
+        if {"--large": large, "--kvm": kvm}[option] and {"--quick": quick, "--sim-speed": sim_speed}[other]:
+            raise UserError(f"{option} must be given without {other}")
+    if large and not kvm:
+        raise UserError("--large must be given with --kvm")
+    if kvm:
+        from cocotb_tests.bench.kvm import bench_kvm
+
+        return bench_kvm(quick=quick, large=large, json_out=json)
     from cocotb_tests.bench import run
     from cocotb_tests.harness.installation import require
 
@@ -231,7 +247,7 @@ def litmus_list() -> int:
 
 @litmus.command("explore")
 def litmus_explore(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="All by default.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Some, or all; all by default.")] = None,
     twin: Annotated[bool, typer.Option("--twin", help="The broken twin instead.")] = False,
     json: Json = None,
 ) -> int:

@@ -149,8 +149,11 @@ def test_missing_simulator(tmp_path: Path, folder: Path) -> None:
     assert text == "verilator needs g++, make, perl on PATH (Debian: apt-get install g++ make perl)"
     text = refused(folder, "corpus", CORPUS, "--sim", "icarus", environment=empty)
     assert text == "icarus needs iverilog, vvp on PATH (Debian: apt-get install iverilog)"
-    text = refused(folder, "corpus", CORPUS, "--sim", "lean", environment=empty)
-    assert text == "lean needs g++, make, perl on PATH (Debian: apt-get install g++ make perl)"
+    lean = "lean needs g++, make, perl on PATH (Debian: apt-get install g++ make perl)"
+    assert refused(folder, "corpus", CORPUS, "--sim", "lean", environment=empty) == lean
+    for program in ("iverilog", "vvp"):
+        (tmp_path / program).touch(mode=0o755)
+    assert refused(folder, "bench", "--sim-speed", "--sim", "icarus", environment=empty) == lean
 
 
 def test_waves_of_lane_lean_are_refused(folder: Path) -> None:
@@ -211,7 +214,8 @@ def test_interrupt_ends_the_simulator_and_leaves_nothing(
         first = child.stderr.readline()
         assert "the bench for" in first
         deadline = time.monotonic() + 300
-        while at == "simulating" and not list(builds.glob("run-*/simulation.log")):
+        begun = {"building": ".building-*/build.log", "simulating": "run-*/simulation.log"}[at]
+        while not list(builds.glob(begun)):
             if child.poll() is not None or time.monotonic() > deadline:
                 break
             _pause()
@@ -221,7 +225,7 @@ def test_interrupt_ends_the_simulator_and_leaves_nothing(
     assert rest == "twodim: interrupted\n"
     assert out == ""
     assert not list(folder.iterdir())
-    assert not list(builds.glob("run-*"))
+    assert not list(builds.glob("run-*")) + list(builds.glob(".building-*"))
     assert processes_in(tmp_path) == []
 
 

@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from cocotb_tests.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -43,6 +47,35 @@ def test_readme_names_commands_that_exist() -> None:
     assert commands, "the README shows no command"
     missing = [command for command in sorted(commands) if command not in helped]
     assert not missing, f"not in twodim --help: {missing}"
+
+
+def _shown(page: Path) -> list[tuple[list[str], list[str]]]:
+    """What a page shows of the command line: the words after `twodim`, and the options named on the same line."""
+    found = []
+    for line in page.read_text().splitlines():
+        options = re.findall(r"--[a-z][a-z-]*", line)
+        found += [(shown.split(), options) for shown in re.findall(r"`twodim ([^`]*)`", line)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_commands_and_options_exist(page: Path) -> None:
+    """Every command in code marks exists, and an option on its line is one of the commands on that line."""
+    for words, options in _shown(page):
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            name = words.pop(0)
+            assert name in command.commands, f"{page.name}: twodim has no command {name}"
+            command = command.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+        assert set(options) <= known, f"{page.name}: `twodim {command.name}` has no {sorted(set(options) - known)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_make_targets_exist(page: Path) -> None:
+    """Every target of `make` in code marks is one of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"`make ([a-z]+)", page.read_text())) <= targets
 
 
 def test_timing_rules_are_numbered_once() -> None:

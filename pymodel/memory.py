@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ADDRESS_BITS", "Observer", "PhysMem", "Ranges", "SparseMem", "WordArray"]
+__all__ = ["ADDRESS_BITS", "LockedOperations", "Observer", "PhysMem", "Ranges", "SparseMem", "WordArray"]
 
 ADDRESS_BITS = 52
 """Bits of a physical address."""
@@ -65,27 +65,18 @@ class Ranges:
         return position >= 0 and end <= self._ends[position]
 
 
-class _Operations:
-    """What both memories do with their own `load` and `store`."""
+class LockedOperations:
+    """Locked operations on a 64-bit word, by `load` and `store` of whoever inherits them."""
 
     __slots__ = ()
-    ranges: Ranges
 
     def load(self, address: int) -> int:
+        """The 64-bit word at `address`, a multiple of 8."""
         raise NotImplementedError
 
     def store(self, address: int, value: int) -> None:
+        """Write the 64-bit word at `address`, a multiple of 8."""
         raise NotImplementedError
-
-    def write_dword(self, address: int, value: int) -> None:
-        """Write 32 bits at `address`, a multiple of 4; observers are told the whole 64-bit word."""
-        if address & 3 or address >> ADDRESS_BITS:
-            _reject(address, 4)
-        if value >> 32:
-            _reject_value(value, 32)
-        word = address & ~7
-        shift = 8 * (address & 4)
-        self.store(word, self.load(word) & ~(0xFFFF_FFFF << shift) | value << shift)
 
     def compare_exchange(self, address: int, expected: int, new: int) -> int:
         """Write `new` if the word is `expected`; returns what it was before."""
@@ -105,6 +96,23 @@ class _Operations:
         old = self.load(address)
         self.store(address, old & mask)
         return old
+
+
+class _Operations(LockedOperations):
+    """What both memories do with their own `load` and `store`."""
+
+    __slots__ = ()
+    ranges: Ranges
+
+    def write_dword(self, address: int, value: int) -> None:
+        """Write 32 bits at `address`, a multiple of 4; observers are told the whole 64-bit word."""
+        if address & 3 or address >> ADDRESS_BITS:
+            _reject(address, 4)
+        if value >> 32:
+            _reject_value(value, 32)
+        word = address & ~7
+        shift = 8 * (address & 4)
+        self.store(word, self.load(word) & ~(0xFFFF_FFFF << shift) | value << shift)
 
     def readable(self, address: int) -> bool:
         """Whether a read of the 64-byte line that holds `address` succeeds; False is a table access error."""

@@ -3,133 +3,24 @@
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import Any
 
 import pytest
 
+from cocotb_tests.unit.pymodel.kvm.populate_guest import NPAGES, Guest
 from cocotb_tests.unit.pymodel.kvm.support import FETCH, HVA, READ, WRITE
 from pymodel.kvm import dirty, notifier, roots, slot_ops
 from pymodel.kvm.attributes import set_private
-from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, KvmEffect, Trace, run_kvm
-from pymodel.kvm.fast_fault import last_entry
+from pymodel.kvm.effects import HostFault, HostPage, KvmEffect, run_kvm
 from pymodel.kvm.fault import page_fault
+from pymodel.kvm.memory_type import register_noncoherent, set_mtrrs
 from pymodel.kvm.memslots import GUEST_MEMFD, LOG_DIRTY, READONLY, Memslot
 from pymodel.kvm.populate import Populated, populate
 from pymodel.kvm.spte import SpteFormat, ept, npt
 from pymodel.kvm.version import V6_1, V6_12, V6_13, KvmVersion
-from pymodel.kvm.vm import KvmParams, Vcpu, Vm
+from pymodel.kvm.vm import Vcpu, Vm
 from pymodel.kvm.write_track import track_writes
 from pymodel.memory import PhysMem
-
-NPAGES = 4096
-_HUGE = 512
-
-
-class Guest:
-    """A VM whose host maps by 2 MiB piece: level, and within level 1 some pages refused, read-only or of a device."""
-
-    def __init__(
-        self, version: KvmVersion, seed: int, fmt: SpteFormat | None = None, *, flags: int = 0, shift: int = 0,
-        **params: Any,
-    ) -> None:  # fmt: skip
-        rng = random.Random(seed)
-        self.levels = [rng.choice((1, 1, 2, 2, 3)) for _ in range(NPAGES // _HUGE + 1)]
-        self.odd = {rng.randrange(NPAGES): rng.choice(("refused", "read-only", "device")) for _ in range(60)}
-        self.moved: set[int] = set()
-        """Pages that the host has put elsewhere."""
-        self.frame = 1 << 30
-        self.on_lookup: Callable[[HostFault], None] | None = None
-        self.memory = PhysMem()
-        self.asked: list[HostFault] = []
-        self.traces: list[Trace] = []
-        self.released: Callable[[int], None] | None = None
-        self.vm = Vm(version, self, self.new_frame, fmt=fmt, params=KvmParams(**params), release=self._release)
-        self.vcpu = Vcpu(0)
-        self.vm.vcpus.append(self.vcpu)
-        self.run(slot_ops.create(self.vm, Memslot(0, 0, NPAGES, HVA + (shift << 12), flags)))
-        self.run(roots.prepare_entry(self.vm, self.vcpu))
-
-    def new_frame(self) -> int:
-        self.frame += 1
-        return self.frame
-
-    def _release(self, frame: int) -> None:
-        self.memory.clear_page(frame << 12)
-        if self.released is not None:
-            self.released(frame)
-
-    def mapping_level(self, slot: Memslot, gfn: int) -> int:
-        return self.levels[slot.hva_of(gfn) - HVA >> 21]
-
-    def pfn(self, page: int) -> int:
-        """Where the host keeps a page now; guest_memfd's are elsewhere."""
-        return (0x300000 if page in self.moved else 0x100000) * _HUGE + page
-
-    def remap(self, piece: int, level: int) -> None:
-        """The host maps a piece of 2 MiB with another size, and says so to KVM."""
-        first = HVA + (piece << 21)
-        self.run(notifier.invalidate_range_start(self.vm, first, first + (1 << 21)))
-        self.levels[piece] = level
-        self.run(notifier.invalidate_range_end(self.vm, first, first + (1 << 21)))
-
-    def handle(self, effect: KvmEffect) -> HostPage | None:
-        if isinstance(effect, Trace):
-            self.traces.append(effect)
-        if not isinstance(effect, HostFault):
-            return None
-        self.asked.append(effect)
-        if self.on_lookup is not None:
-            self.on_lookup(effect)
-        page = effect.hva - HVA >> 12
-        kind = self.odd.get(page) if self.levels[page // _HUGE] == 1 else None
-        if kind == "refused":
-            return HostPage(None)
-        if effect.private:
-            return HostPage(self.pfn(page) | 1 << 32, True, max_level=2 if page // _HUGE % 2 else 1)
-        return HostPage(self.pfn(page), kind != "read-only", kind == "device")
-
-    def entry(self, gfn: int) -> tuple[int, int]:
-        """(level, value) where a walk ends."""
-        _, level, value = self.run(last_entry(self.vm, self.vcpu, gfn))
-        return level, value
-
-    def run(self, agent: KvmAgent[Any]) -> Any:
-        return run_kvm(agent, self.memory, self.handle)
-
-    def one_by_one(self, start: int, end: int, error: int) -> None:
-        """The slow way, as the sentence says it: each page that does not grant the access faults, lowest first."""
-        fmt = self.vm.fmt
-        for gfn in range(start, end):
-            level, entry = self.entry(gfn)
-            present = fmt.is_present(entry) and fmt.is_leaf(entry, level)
-            if present and fmt.allows(entry, write=bool(error & 2), execute=bool(error & 16)):
-                continue
-            code = self.vm.version.ret_retry
-            while code == self.vm.version.ret_retry:
-                code = self.run(page_fault(self.vm, self.vcpu, gfn << 12, error | (1 if present else 0))).code
-                self.run(roots.prepare_entry(self.vm, self.vcpu))
-
-    def populate(self, start: int, end: int, error: int) -> Populated:
-        return populate(self.vm, self.vcpu, self.memory, self.handle, start, end, error)
-
-    def picture(self) -> dict[str, Any]:
-        """Every word of memory, every table with its bookkeeping, the log."""
-        vm, slot = self.vm, self.vm.slots.get(0)
-        assert slot is not None
-        return {
-            "words": {page: self._words(page) for page in self.memory.pages()},
-            "tables": {frame: astuple(table) for frame, table in vm.tables.items()},
-            "nx": [table.frame for table in vm.possible_nx],
-            "dirty": set(slot.dirty),
-            "ring": list(self.vcpu.ring),
-            "sequence": vm.mmu_invalidate_seq,
-        }
-
-    def _words(self, page: int) -> bytes:
-        words = self.memory.page_words(page)
-        assert words is not None
-        return words.tobytes()
 
 
 def _prepared(guest: Guest, seed: int) -> None:
@@ -143,7 +34,7 @@ def _prepared(guest: Guest, seed: int) -> None:
             guest.run(notifier.invalidate_range_start(guest.vm, first, first + 0x5000))
             guest.run(notifier.invalidate_range_end(guest.vm, first, first + 0x5000))
         if rng.random() < 0.3:
-            guest.remap(gfn // _HUGE, rng.choice((1, 2)))
+            guest.remap(gfn // 512, rng.choice((1, 2)))
     guest.run(notifier.clear_young(guest.vm, HVA, HVA + 0x40000))
 
 
@@ -160,6 +51,7 @@ def _cases() -> list[Any]:
         "dirty ring": {"flags": LOG_DIRTY, "dirty_ring_size": 8192},
         "read-only": {"flags": READONLY},
         "2M at most": {"max_level": 2},
+        "5 levels": {"root_level": 5},
         "gfn and hva apart": {"shift": 3},
     }
     return [
@@ -243,6 +135,40 @@ def test_private_pages_that_nobody_asked_for_stay_empty(settings: dict[str, Any]
     done = fast.populate(0, NPAGES, WRITE)
     assert slow.picture() == fast.picture()
     assert done.refused >= 512
+
+
+@pytest.mark.parametrize("version", [V6_1, V6_12, V6_13], ids=lambda version: str(version.name))
+def test_memory_types_of_a_guest_with_a_device_that_does_not_snoop(version: KvmVersion) -> None:
+    """EPT: each page has the type that the guest gave it, pages whose types differ are small; 6.12 ignores MTRRs."""
+    fmt = ept(suppress_ve_empty=version.suppress_ve_empty)
+    slow, fast = Guest(version, 7, fmt), Guest(version, 7, fmt)
+    for guest in (slow, fast):
+        guest.run(register_noncoherent(guest.vm))
+        guest.run(set_mtrrs(guest.vm, guest.vcpu, [(5, 9, 0), (700, 1800, 1), (2048, 2560, 4), (2100, 2101, 0)]))
+    slow.one_by_one(0, NPAGES, WRITE)
+    fast.populate(0, NPAGES, WRITE)
+    assert slow.picture() == fast.picture()
+    types = {fast.entry(gfn)[1] >> 3 & 7 for gfn in (6, 10, 701, 2049, 2100) if gfn not in fast.odd}
+    assert (len(types) > 1) is version.guest_memory_type
+
+
+def test_system_management_mode_has_slots_and_tables_of_its_own() -> None:
+    """Address space 1: the range is looked up there, its root is another, the log of slot 0 stays empty."""
+    slow, fast = _pair(flags=LOG_DIRTY)
+    for guest in (slow, fast):
+        guest.levels = [1] * len(guest.levels)
+        guest.run(slot_ops.create(guest.vm, Memslot(0, 64, 600, HVA + (1000 << 12), 0, as_id=1)))
+        guest.populate(60, 70, WRITE)
+        guest.vcpu.as_id, guest.vcpu.root = 1, None
+        guest.run(roots.prepare_entry(guest.vm, guest.vcpu))
+    before = set(fast.picture()["dirty"])
+    with pytest.raises(ValueError, match="must be a range inside one memslot, not 0x3c"):
+        fast.populate(60, 70, WRITE)
+    slow.one_by_one(64, 664, WRITE)
+    fast.populate(64, 664, WRITE)
+    assert slow.picture() == fast.picture()
+    assert fast.picture()["dirty"] == before
+    assert fast.vm.fmt.pfn(fast.entry(64)[1]) == fast.pfn(1000)
 
 
 def test_write_tracked_pages_are_mapped_read_only() -> None:
@@ -402,6 +328,7 @@ def test_cost_and_memory_follow_the_tables(gib: int, level: int, faults: int, ta
     """Agents run once for a table of 4K entries or for a huge leaf; memory holds the tables and nothing else."""
     done, vm, memory = _counted(gib, level)
     assert done.faults == faults
-    assert done.bulk == (0 if level > 1 else (gib << 18) - faults)
+    bulk = 0 if level > 1 else (gib << 18) - faults
+    assert done.bulk == bulk
     assert len(vm.tables) == tables
     assert set(memory.pages()) == {frame << 12 for frame in vm.tables}
