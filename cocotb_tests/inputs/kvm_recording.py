@@ -39,6 +39,15 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "set_spte": ("gfn", "spte", "level"),
     "spte_requested": ("gfn", "pfn", "level"),
 }
+_NEEDED_CALL: dict[str, tuple[str, ...]] = {
+    "kvm_mmu_notifier_invalidate_range_start": ("range_start", "range_end"),
+    "kvm_mmu_notifier_invalidate_range_end": ("range_start", "range_end"),
+    "kvm_mmu_notifier_change_pte": ("address",),
+    "kvm_mmu_notifier_clear_flush_young": ("start", "end"),
+    "kvm_mmu_notifier_clear_young": ("start", "end"),
+    "kvm_mmu_notifier_test_young": ("address",),
+}
+"""Notifier calls are replayed from their arguments."""
 _NEEDED_OP: dict[str, tuple[str, ...]] = {
     "memslot": ("change", "slot", "base_gfn", "npages", "hva", "flags"),
     "host_region": ("hva", "len", "kind"),
@@ -131,6 +140,7 @@ def _header(path: Path, number: int, content: dict[str, Any]) -> KvmHeader:
         raise InputError(path, number, "header.kvm", kvm, "an object of module parameters")
     if re.match(r"\d+\.\d+", header["kernel"]) is None:
         raise InputError(path, number, "header.kernel", header["kernel"], "a release like 6.12.117")
+    _check_machine(path, number, header, int(found.group(1)))
     return KvmHeader(
         header["scenario"],
         header["kernel"],
@@ -139,6 +149,22 @@ def _header(path: Path, number: int, content: dict[str, Any]) -> KvmHeader:
         int(found.group(1)),
         {str(key): str(value) for key, value in kvm.items()},
     )
+
+
+def _check_machine(path: Path, number: int, header: dict[str, Any], address_bits: int) -> None:
+    """The records are those of a TDP MMU on AMD's nested paging: others would mean something else by the same names."""
+    if not 32 <= address_bits <= 52:
+        raise InputError(path, number, "header.address_sizes", header["address_sizes"], "32..52 bits physical")
+    if "kvm_intel" in header:
+        raise InputError(path, number, "header.kvm_intel", header["kvm_intel"], "a recording of kvm_amd")
+    for where, name in (("kvm", "tdp_mmu"), ("kvm_amd", "npt")):
+        module = header.get(where, {})
+        value = module.get(name, "Y") if isinstance(module, dict) else module
+        if value not in ("Y", "1", 1, True):
+            raise InputError(path, number, f"header.{where}.{name}", value, "Y: no other MMU is modelled")
+    ratio = header.get("kvm", {}).get("nx_huge_pages_recovery_ratio", "60")
+    if not isinstance(ratio, str) or re.fullmatch(r"[0-9]{1,9}", ratio) is None:
+        raise InputError(path, number, "header.kvm.nx_huge_pages_recovery_ratio", ratio, "a decimal number as a string")
 
 
 def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +212,9 @@ def _record(path: Path, number: int, content: dict[str, Any]) -> KvmRecord:
         if key in content:
             fields = _numbers({k: v for k, v in content.items() if k not in ("task", "cpu")})
             if key == "op":
-                op = str(content["op"])
+                op = content["op"]
+                if not isinstance(op, str):
+                    raise InputError(path, number, "op", op, "the name of a step")
                 needed = _NEEDED_OP.get("guest_read" if op.startswith("guest_") else op, ())
                 _require(path, number, "op", fields, needed)
             if key == "end":
@@ -201,11 +229,15 @@ def _record(path: Path, number: int, content: dict[str, Any]) -> KvmRecord:
     if key == "host_pt":
         return KvmRecord(number, key, _snapshot(path, number, key, value))
     if not isinstance(value, dict):
+        if key in _NEEDED or key in ("call", "callret", "event"):
+            raise InputError(path, number, key, value, "an object")
         return KvmRecord(number, key, {"value": value}, task=task)
     if key in ("call", "callret"):
         if not isinstance(value.get("fn"), str):
             raise InputError(path, number, f"{key}.fn", value.get("fn", ""), "the name of a function")
         fields = _numbers({k: v for k, v in value.items() if k != "fn"})
+        if key == "call":
+            _require(path, number, key, fields, _NEEDED_CALL.get(value["fn"], ()))
         return KvmRecord(number, ("call " if key == "call" else "ret ") + value["fn"], fields, task=task)
     if key == "event":
         return _event(number, value, task)

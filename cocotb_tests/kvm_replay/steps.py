@@ -17,7 +17,7 @@ from pymodel.kvm.hardware import FETCH, GUEST_PAGE, READ, WRITE
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.vcpu import Access, Instruction, run_guest
 from pymodel.kvm.version import version_for
-from pymodel.kvm.vm import Vm
+from pymodel.kvm.vm import Vcpu, Vm
 
 if TYPE_CHECKING:
     from cocotb_tests.kvm_replay.engine import Replay
@@ -50,6 +50,13 @@ def _vm(replay: "Replay", op: KvmRecord) -> Vm:
         replay.matcher.fail("a VM", "none: this step comes before create_vm", op.line)
         raise AssertionError
     return replay.vm
+
+
+def _vcpu(replay: "Replay", op: KvmRecord) -> Vcpu:
+    vcpus, number = _vm(replay, op).vcpus, op.fields["vcpu"]
+    if number >= len(vcpus):
+        replay.matcher.fail(f"vCPU {number}", f"{len(vcpus)} vCPUs", op.line)
+    return vcpus[number]
 
 
 def _errno(end: KvmRecord | None) -> int:
@@ -213,7 +220,7 @@ def _truth(value: str) -> bool:
 
 def _set_sregs(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
     vm = _vm(replay, op)
-    vcpu = vm.vcpus[op.fields["vcpu"]]
+    vcpu = _vcpu(replay, op)
     replay.guest_tables = op.fields.get("cr3") if op.fields.get("mode") == "long" else None
     control = replay.control.setdefault(vcpu.ident, dict(_RESET))
     before = dict(control)
@@ -224,7 +231,7 @@ def _set_sregs(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
 
 def _pre_fault(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
     vm, fields = _vm(replay, op), op.fields
-    _result(replay, end, replay.do(prefault(vm, vm.vcpus[fields["vcpu"]], fields["gpa"], fields["size"])))
+    _result(replay, end, replay.do(prefault(vm, _vcpu(replay, op), fields["gpa"], fields["size"])))
 
 
 def _destroy_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
@@ -255,7 +262,7 @@ def guest(replay: "Replay", vm: Vm, op: KvmRecord) -> KvmAgent[int]:
     program: list[Instruction] = []
     for index in range(fields["n"]):
         program += _program(replay, str(fields["op"]), fields["gpa"] + index * fields["stride"])
-    return run_guest(vm, vm.vcpus[fields["vcpu"]], program)
+    return run_guest(vm, _vcpu(replay, op), program)
 
 
 def _guest(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:

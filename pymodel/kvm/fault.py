@@ -2,7 +2,7 @@
 
 from pymodel.effects import Load, effect_type
 from pymodel.kvm.dirty_bitmap import mark_dirty
-from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, MmuLock, MmuUnlock, Trace
+from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, MmuLock, MmuUnlock, Resched, Trace
 from pymodel.kvm.errors import EINVAL
 from pymodel.kvm.fast_fault import Fault, can_be_fast, fast_page_fault
 from pymodel.kvm.memory_type import leaf_type, uniform_level
@@ -322,6 +322,7 @@ def _set_leaf(vm: Vm, vcpu: Vcpu, fault: Fault, it: TdpIter) -> KvmAgent[int]:
 def prefault(vm: Vm, vcpu: Vcpu, gpa: int, size: int) -> KvmAgent[int]:
     """KVM_PRE_FAULT_MEMORY (6.11+): map `size` bytes from `gpa` as reads would, without A; 0 or an errno.
 
+    Each try may pause (`Resched`): one for a slot that is going is repeated without any other effect.
     The errno is reported only if nothing was mapped before.
     """
     if not vm.version.pre_fault or gpa & 0xFFF or size & 0xFFF or size <= 0:
@@ -330,6 +331,7 @@ def prefault(vm: Vm, vcpu: Vcpu, gpa: int, size: int) -> KvmAgent[int]:
     while done < size:
         while True:
             yield from reload_root(vm, vcpu)
+            yield Resched()
             fault = Fault(gpa + done, 0, prefetch=True, max_level=vm.params.max_level)
             result = yield from tdp_fault(vm, vcpu, fault)
             if result != vm.version.ret_retry:

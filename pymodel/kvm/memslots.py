@@ -8,7 +8,8 @@ from pymodel.kvm.errors import EEXIST, EINVAL, ENOENT, KvmError
 from pymodel.kvm.spte import pages
 from pymodel.kvm.tracked_gfns import TrackedGfns
 
-__all__ = ["ADDRESS_SPACES", "GEN_STEP", "GUEST_MEMFD", "LOG_DIRTY", "READONLY", "USER_SLOTS", "Memslot", "Memslots"]
+__all__ = ["ADDRESS_SPACES", "GEN_STEP", "GEN_UPDATING", "GUEST_MEMFD", "LOG_DIRTY", "READONLY", "USER_SLOTS",
+           "Memslot", "Memslots"]  # fmt: skip
 
 LOG_DIRTY = 1
 READONLY = 2
@@ -18,6 +19,9 @@ ADDRESS_SPACES = 2
 """KVM_ADDRESS_SPACE_NUM: 0 is the guest's, 1 that of system management mode."""
 GEN_STEP = ADDRESS_SPACES
 """A change of the slots raises their generation by this, so that no two address spaces ever have the same one."""
+GEN_UPDATING = 1 << 63
+"""KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS: in the generation while readers of the old slots are waited for; an MMIO entry
+is good for nobody then, for a slot may have come where it is."""
 USER_SLOTS = 0x7FFC
 """KVM_USER_MEM_SLOTS: ids below it."""
 _MAX_PAGES = (1 << 31) - 1
@@ -131,12 +135,19 @@ class Memslots:
         ]
 
     def generation(self, as_id: int = 0) -> int:
-        """How often the slots of this address space changed, in steps of `GEN_STEP` from `as_id` on."""
+        """How often the slots of this address space changed, in steps of `GEN_STEP` from `as_id` on.
+
+        With `GEN_UPDATING` in it while they are being changed.
+        """
         return self._generations[as_id]
+
+    def updating(self, as_id: int) -> None:
+        """The beginning of a change."""
+        self._generations[as_id] |= GEN_UPDATING
 
     def advance(self, as_id: int) -> None:
         """The end of a change: faults from now on see another generation (kvm_swap_active_memslots)."""
-        self._generations[as_id] += GEN_STEP
+        self._generations[as_id] = (self._generations[as_id] & ~GEN_UPDATING) + GEN_STEP
 
     def existing(self, ident: int, as_id: int = 0) -> Memslot:
         """The slot with this id. Raises `KvmError` (EINVAL) if there is none."""

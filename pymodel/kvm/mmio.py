@@ -2,6 +2,7 @@
 
 from pymodel.effects import Load
 from pymodel.kvm.effects import KvmAgent, Trace
+from pymodel.kvm.memslots import GEN_UPDATING
 from pymodel.kvm.spte import ADDRESS, GEN_BITS
 from pymodel.kvm.vm import Vcpu, Vm
 
@@ -14,7 +15,9 @@ def mmio_generation(vm: Vm, as_id: int) -> int:
 
 
 def cache_mmio(vm: Vm, vcpu: Vcpu, gfn: int) -> None:
-    """vcpu_cache_mmio_info."""
+    """vcpu_cache_mmio_info; not while the slots change."""
+    if vm.slots.generation(vcpu.as_id) & GEN_UPDATING:
+        return
     vcpu.mmio_gfn = gfn
     vcpu.mmio_generation = vm.slots.generation(vcpu.as_id)
 
@@ -25,7 +28,10 @@ def is_cached(vm: Vm, vcpu: Vcpu, gfn: int) -> bool:
 
 
 def handle_mmio_fault(vm: Vm, vcpu: Vcpu, address: int) -> KvmAgent[int]:
-    """handle_mmio_page_fault: emulate; or invalid where the entry is older than the slots; or retry if it is gone."""
+    """handle_mmio_page_fault: emulate; or invalid where the entry is older than the slots; or retry if it is gone.
+
+    While the slots change no entry is trusted (check_mmio_spte).
+    """
     version = vm.version
     gfn = address >> 12
     if is_cached(vm, vcpu, gfn):
@@ -33,6 +39,8 @@ def handle_mmio_fault(vm: Vm, vcpu: Vcpu, address: int) -> KvmAgent[int]:
     spte = yield from _entry(vm, vcpu, gfn)
     if not vm.fmt.is_mmio(spte):
         return version.ret_retry
+    if vm.slots.generation(vcpu.as_id) & GEN_UPDATING:
+        return version.ret_invalid
     current, then = mmio_generation(vm, vcpu.as_id), vm.fmt.mmio_generation(spte)
     fields = (("spte", spte), ("kvm_gen", current), ("spte_gen", then), ("valid", int(current == then)))
     yield Trace("check_mmio_spte", fields)

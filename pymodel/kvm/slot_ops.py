@@ -55,6 +55,7 @@ def _swap(vm: Vm, as_id: int, change: Callable[[], None]) -> KvmAgent[None]:
     if vm.notifiers_active:
         raise AssertionError(f"memslots change while {vm.notifiers_active} notifier ranges are open (facts C2)")
     change()
+    vm.slots.updating(as_id)
     yield SrcuSynchronize()
     vm.slots.advance(as_id)
     update_all(vm)

@@ -15,6 +15,7 @@ GEN_BITS = 19
 """Bits of the memslot generation that an MMIO entry holds."""
 
 _FROZEN = 0x5A0
+"""Bits of a frozen entry; in 6.1 and 6.12 as recorded (facts K)."""
 _AD_DISABLED = 1 << 52
 _AD_WRPROT_ONLY = 2 << 52
 _AD_MASK = 3 << 52
@@ -53,11 +54,13 @@ class SpteFormat:
     empty: int
     ad_enabled: bool = True
     is_ept: bool = False
+    frozen_bits: int = _FROZEN
+    """0x498 after a patch of unknown fate that keeps clear of every A and D bit (facts A2)."""
 
     @property
     def frozen(self) -> int:
         """REMOVED_SPTE, later FROZEN_SPTE: nobody but its owner writes over it."""
-        return self.empty | _FROZEN
+        return self.empty | self.frozen_bits
 
     def is_present(self, spte: int) -> bool:
         """is_shadow_present_pte."""

@@ -138,7 +138,8 @@ def test_clearing_is_atomic_only_where_hardware_may_write_too(version: KvmVersio
             machine.memory.store(address, machine.memory.load(address) & ~machine.vm.fmt.accessed)
         effects = effects_of(machine, dirty.get_dirty_log(machine.vm, machine.slot))
         writes = [type(one) for one in effects if isinstance(one, CompareExchange | FetchAnd | Store)]
-        assert writes == [Store if not volatile else FetchAnd if atomic else CompareExchange]
+        expected = Store if not volatile else FetchAnd if atomic else CompareExchange
+        assert writes == [expected]
 
 
 def test_write_between_bitmap_and_flush_is_logged_again() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, FETCH, READ, WRITE, Machine
 from pymodel.kvm import roots
-from pymodel.kvm.effects import HostFault, TlbFlush
+from pymodel.kvm.effects import HostFault, KvmEffect, Resched, TlbFlush
 from pymodel.kvm.errors import EINVAL
 from pymodel.kvm.fault import EFAULT, page_fault, prefault
 from pymodel.kvm.memslots import LOG_DIRTY, READONLY
@@ -120,7 +120,8 @@ def test_huge_page_over_a_table_flushes_its_span(version: KvmVersion, wide: bool
     machine.level = 2
     machine.log.clear()
     machine.fault(515)
-    assert machine.flushes() == [TlbFlush(0, 512 * 512) if wide else TlbFlush(512, 512)]
+    expected = TlbFlush(0, 512 * 512) if wide else TlbFlush(512, 512)
+    assert machine.flushes() == [expected]
     kinds = [type(one).__name__ for one in machine.log]
     assert kinds.index("SpteChanged") < kinds.index("TlbFlush") < kinds.index("MmuUnlock"), "after the store"
 
@@ -202,6 +203,22 @@ def test_prefault_finds_a_root_of_its_own() -> None:
     assert machine.run(prefault(machine.vm, machine.vcpu, 0x2000, 0x1000)) == 0
 
 
+def test_prefault_of_a_slot_that_is_going_lets_others_run() -> None:
+    """Each try yields (cond_resched), also one that ends before the lock: who deletes the slot gets on."""
+    machine = Machine(V6_12)
+    machine.slot.invalid = True
+    tries = []
+
+    def deletion(effect: KvmEffect) -> None:
+        if isinstance(effect, Resched):
+            tries.append(effect)
+            machine.slot.invalid = len(tries) < 4
+
+    assert machine.watched(prefault(machine.vm, machine.vcpu, 0x1000, 0x1000), deletion) == 0
+    assert len(tries) == 4
+    assert machine.entry(1)[0] == 1
+
+
 @pytest.mark.parametrize(
     ("version", "gpa", "size"),
     [(V6_10, 0, 4096), (kernel(6, 11), 1, 4096), (V6_12, 0, 0), (V6_12, 0, 100), (V6_12, 0, -4096)],
@@ -209,4 +226,5 @@ def test_prefault_finds_a_root_of_its_own() -> None:
 def test_prefault_wrong_kernel_or_range(version: KvmVersion, gpa: int, size: int) -> None:
     machine = Machine(version)
     assert machine.run(prefault(machine.vm, machine.vcpu, gpa, size)) == EINVAL
-    assert machine.run(prefault(machine.vm, machine.vcpu, 0, 4096)) == (0 if version.pre_fault else EINVAL)
+    expected = 0 if version.pre_fault else EINVAL
+    assert machine.run(prefault(machine.vm, machine.vcpu, 0, 4096)) == expected

@@ -29,7 +29,8 @@ def test_first_and_last_device_make_every_entry_anew_from_6_7_on(version: KvmVer
     seq = machine.vm.mmu_invalidate_seq
     machine.run(memory_type.register_noncoherent(machine.vm))
     assert (machine.entry(3)[1] == machine.vm.fmt.empty) is zaps
-    assert machine.locks() == (["X", "F", "x"] if zaps else [])
+    locks = ["X", "F", "x"] if zaps else []
+    assert machine.locks() == locks
     assert machine.vm.mmu_invalidate_seq == seq + zaps, "faults in flight begin again"
     machine.run(memory_type.register_noncoherent(machine.vm))
     assert _type(machine, 4) == _WB
@@ -69,11 +70,11 @@ def test_guest_s_cache_disable_and_mtrrs_count_before_6_11(version: KvmVersion, 
     machine = _machine(version, cd_quirk=False)
     machine.run(memory_type.register_noncoherent(machine.vm))
     machine.run(memory_type.set_mtrrs(machine.vm, machine.vcpu, [(512, 600, 4), (590, 700, 0)]))
-    assert [_type(machine, gfn) for gfn in (3, 512, 595, 650, 700)] == (
-        [_WB, _WT, _UC, _UC, _WB] if honoured else [_WB] * 5
-    )
+    types = [_WB, _WT, _UC, _UC, _WB] if honoured else [_WB] * 5
+    assert [_type(machine, gfn) for gfn in (3, 512, 595, 650, 700)] == types
     machine.run(memory_type.set_cache_disable(machine.vm, machine.vcpu, True))
-    assert _type(machine, 5) == (_UC_IPAT if honoured else _WB)
+    disabled = _UC_IPAT if honoured else _WB
+    assert _type(machine, 5) == disabled
     assert (machine.entry(3)[1] == machine.vm.fmt.empty) is honoured
 
 

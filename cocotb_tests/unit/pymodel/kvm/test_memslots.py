@@ -30,7 +30,8 @@ def test_lookups_agree_with_a_plain_list(wanted: list[tuple[int, int, int, int, 
     for as_id in (0, 1):
         for gfn in range(80):
             holders = [one for one in plain.values() if one.as_id == as_id and one.base_gfn <= gfn < one.end_gfn]
-            assert slots.find(gfn, as_id) is (holders[0] if holders else None)
+            holder = holders[0] if holders else None
+            assert slots.find(gfn, as_id) is holder
     touched = {
         (one.as_id, one.ident, gfn)
         for one in plain.values()

@@ -2,9 +2,10 @@
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, FINAL, HVA, READ, Machine
 from pymodel.kvm import slot_ops
-from pymodel.kvm.effects import SrcuSynchronize
+from pymodel.kvm.effects import KvmEffect, SrcuSynchronize
 from pymodel.kvm.fault import page_fault
 from pymodel.kvm.memslots import Memslot
+from pymodel.kvm.mmio import is_cached
 from pymodel.kvm.spte import ept
 from pymodel.kvm.version import V6_12, KvmVersion
 
@@ -76,3 +77,21 @@ def test_ept_entry_is_a_misconfiguration() -> None:
     machine.fault(100, READ)
     level, value = machine.entry(100)
     assert (level, value & 0b111, value >> 12 & 0xFFF) == (1, 0b110, 100)
+
+
+def test_no_mmio_entry_is_trusted_while_the_slots_change() -> None:
+    """A slot came where the entry is; readers that find it are not waited for any more, but the change is not over."""
+    machine = Machine(V6_12)
+    gfn = machine.slot.npages + 3
+    machine.fault(gfn)
+    assert machine.fault(gfn, _RESERVED).emulate
+    results = []
+
+    def during(effect: KvmEffect) -> None:
+        if isinstance(effect, SrcuSynchronize):
+            results.append(machine.fault(gfn, _RESERVED))
+            assert not is_cached(machine.vm, machine.vcpu, gfn)
+
+    machine.watched(slot_ops.create(machine.vm, Memslot(1, gfn, 1, HVA + (gfn << 12), 0)), during)
+    assert [one.emulate for one in results] == [False]
+    assert not machine.vm.fmt.is_mmio(machine.entry(gfn)[1])

@@ -77,7 +77,8 @@ def test_two_slots_over_one_page_need_gfns_of_both(version: KvmVersion, aliased:
     machine.run(notifier.invalidate_range_start(machine.vm, *_page(5)))
     assert machine.fault(5).code == version.ret_retry
     assert machine.fault(0x105).code == version.ret_retry
-    assert machine.fault(0x85).code == (version.ret_retry if aliased else version.ret_fixed)
+    expected = version.ret_retry if aliased else version.ret_fixed
+    assert machine.fault(0x85).code == expected
 
 
 @pytest.mark.parametrize(("version", "asked"), [(V6_8, False), (V6_12, True)])
@@ -156,7 +157,8 @@ def test_change_pte_goes_through_empty_and_never_gives_write_access(writable: bo
     machine.run(notifier.invalidate_range_start(machine.vm, *_page(7)))
     machine.log.clear()
     machine.run(notifier.change_pte(machine.vm, HVA + 0x3000, 0x777, writable))
-    assert [new for _, _, _, new in machine.transitions()] == [0] if writable else [0, 0x777845]
+    expected = [0] if writable else [0, 0x777845]
+    assert [new for _, _, _, new in machine.transitions()] == expected
     assert machine.locks() == ["X", "F", "x"]
 
 

@@ -44,7 +44,8 @@ def test_lock_is_given_up_to_allocate(version: KvmVersion, always: bool, short: 
     machine.log.clear()
     machine.run(split.try_split(machine.vm, machine.slot, 0, 512, 1, shared=shared))
     take, give = ("S", "s") if shared else ("X", "x")
-    assert machine.locks() == ([give, take] if always or short else [])
+    locks = [give, take] if always or short else []
+    assert machine.locks() == locks
     assert machine.entry(3) == (1, 0x100003E67)
 
 

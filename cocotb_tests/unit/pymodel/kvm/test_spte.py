@@ -1,8 +1,10 @@
 """Entry formats: literal values as recorded from real kernels (facts K) and as spte.h lays them out (facts A2)."""
 
+from dataclasses import replace
+
 import pytest
 
-from pymodel.kvm.spte import LARGE, WRITABLE, ept, npt
+from pymodel.kvm.spte import LARGE, WRITABLE, SpteFormat, ept, npt
 
 _NPT = npt(suppress_ve_empty=False)
 _NEW = npt(suppress_ve_empty=True)
@@ -100,3 +102,16 @@ def test_write_protect_only_scheme_keeps_a_and_d() -> None:
 def test_volatile_entries(entry: int, volatile: bool) -> None:
     """Missing A, missing D of a writable page, or W that the fast path may give back."""
     assert _NPT.is_volatile(entry) is volatile
+
+
+@pytest.mark.parametrize("fmt", [npt(suppress_ve_empty=True), ept(suppress_ve_empty=True)], ids=lambda one: one.name)
+def test_frozen_value_is_a_choice_and_none_means_a_live_entry(fmt: SpteFormat) -> None:
+    """0x5a0 holds the A bit of NPT and of EPT; the later 0x498 holds neither A nor D of either (facts A2)."""
+    later = replace(fmt, frozen_bits=0x498)
+    assert (fmt.frozen, later.frozen) == (1 << 63 | 0x5A0, 1 << 63 | 0x498)
+    assert fmt.frozen & fmt.accessed
+    assert not later.frozen & (later.accessed | later.dirty)
+    for one in (fmt, later):
+        assert not one.is_present(one.frozen)
+        assert not one.frozen & 0b111
+        assert not one.is_mmio(one.frozen)

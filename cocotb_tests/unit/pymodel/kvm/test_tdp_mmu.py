@@ -69,9 +69,8 @@ def test_exclusive_zap_exchanges_only_volatile_leaves(bits: int, atomic: bool) -
     address = _address(machine, 3)
     machine.memory.store(address, machine.memory.load(address) & ~bits)
     effects = effects_of(machine, invalidate_range_start(machine.vm, HVA + 0x3000, HVA + 0x4000))
-    assert [type(one) for one in effects if isinstance(one, CompareExchange | Store)] == [
-        CompareExchange if atomic else Store
-    ]
+    expected = CompareExchange if atomic else Store
+    assert [type(one) for one in effects if isinstance(one, CompareExchange | Store)] == [expected]
     assert machine.entry(3)[1] == machine.vm.fmt.empty
 
 
@@ -79,7 +78,8 @@ def test_exclusive_zap_exchanges_only_volatile_leaves(bits: int, atomic: bool) -
 def test_access_tracked_leaf_is_volatile(hidden: bool) -> None:
     fmt = ept(suppress_ve_empty=True, ad_enabled=False)
     leaf = fmt.leaf(5, 1, 0, host_writable=True)
-    assert fmt.is_volatile(fmt.access_track(leaf) if hidden else leaf) is hidden
+    entry = fmt.access_track(leaf) if hidden else leaf
+    assert fmt.is_volatile(entry) is hidden
 
 
 def test_hardware_bits_of_a_zapped_leaf_are_seen() -> None:
@@ -110,7 +110,8 @@ def test_removed_table_is_frozen_whole_under_the_shared_lock_and_where_live_othe
     machine.log.clear()
     machine.run(roots.release(machine.vm))
     frozen = [gfn for gfn, level, _, new in machine.transitions() if new == machine.vm.fmt.frozen and level == 1]
-    assert frozen == ([3] if len(version.root_zap_levels) == 2 else [])
+    expected = [3] if len(version.root_zap_levels) == 2 else []
+    assert frozen == expected
 
 
 def test_removed_table_waits_for_a_writer_that_froze_an_entry() -> None:

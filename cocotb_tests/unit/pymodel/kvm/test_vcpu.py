@@ -57,7 +57,8 @@ def test_new_vcpu_flushes_the_guest_at_its_first_entry_from_6_12_on(version: Kvm
     assert (vcpu.ident, vcpu.requests) == (1, pending)
     machine.log.clear()
     machine.run(roots.prepare_entry(machine.vm, vcpu))
-    assert machine.calls()[0] == ("call svm_flush_tlb_asid" if pending else "call kvm_tdp_mmu_alloc_root")
+    first = "call svm_flush_tlb_asid" if pending else "call kvm_tdp_mmu_alloc_root"
+    assert machine.calls()[0] == first
     assert vcpu.requests == set()
 
 
