@@ -331,6 +331,7 @@ class Machine:
         return True
 
     def _dma_address(self, gpa: int, write: bool) -> int | None:
+        """The table itself is read coherently, whatever the device does (an IOMMU with page-walk coherency)."""
         root = self.vm.vcpus[0].root
         found = None if root is None else self.run(self._leaf(root, gpa))
         return None if found is None or (write and not found[1]) else found[0] << 12 | gpa & 0xFFF

@@ -22,7 +22,8 @@ class Collapsed(Enum):
     DONE = "collapsed"
     ALREADY = "a huge page is mapped there already"
     UNSUITABLE = "not 2 MiB of one anonymous mapping, or MADV_NOHUGEPAGE (EINVAL)"
-    EMPTY = "nothing is mapped there"
+    EMPTY = "nothing is mapped there (EINVAL)"
+    READ_ONLY = "no page may be written (EINVAL)"
     BUSY = "a page is in use, or cannot be brought back (EAGAIN)"
     NO_MEMORY = "no huge page is free (ENOMEM)"
 
@@ -37,15 +38,16 @@ def collapse(mm: Process, start: int, length: int) -> HostAgent[list[Collapsed]]
 
 
 def _collapse(mm: Process, base: int) -> HostAgent[Collapsed]:
-    """collapse_huge_page: swap in, allocate; then, alone with the mapping: clear, copy, map."""
+    """collapse_huge_page: look, allocate, swap in; then, alone with the mapping: clear, copy, map."""
     host = mm.host
     vma = mm.vmas.find(base)
     if vma is None or not vma.anonymous or vma.no_huge or not holds_huge(vma.start, vma.end, base):
         return Collapsed.UNSUITABLE
     if mm.table.value(2, base):
         return Collapsed.ALREADY
-    if not any(mm.folio_at(entry.hva, 1) for entry in mm.table.leaves(base, base + _HUGE)):
-        return Collapsed.EMPTY
+    reason = _scan(mm, base)
+    if reason is not None:
+        return reason
     try:
         new = host.frames.allocate(9, anonymous=True)
     except OutOfMemory:
@@ -62,6 +64,16 @@ def _collapse(mm: Process, base: int) -> HostAgent[Collapsed]:
     yield MmapUnlock(mm.ident, True)
     yield from host.put(new)
     return Collapsed.DONE if done else Collapsed.BUSY
+
+
+def _scan(mm: Process, base: int) -> Collapsed | None:
+    """hpage_collapse_scan_pmd: why the pages cannot be collapsed, before anybody is told."""
+    found = mm.table.leaves(base, base + _HUGE)
+    if not found:
+        return Collapsed.EMPTY
+    if not all(entries.is_swap(entry.value) or _suitable(mm, entry.hva, entry.value) for entry in found):
+        return Collapsed.BUSY
+    return None if any(entry.writable for entry in found) else Collapsed.READ_ONLY
 
 
 def _swap_in_all(mm: Process, base: int) -> HostAgent[bool]:

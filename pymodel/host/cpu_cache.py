@@ -8,6 +8,7 @@ is fetched without being asked for (`prefetch`).
 from collections.abc import Hashable
 
 from pymodel.effects import Words
+from pymodel.memory import LockedOperations
 
 __all__ = ["LINE", "CpuCache"]
 
@@ -16,7 +17,7 @@ LINE = 64
 _WORDS = range(0, LINE, 8)
 
 
-class CpuCache:
+class CpuCache(LockedOperations):
     """Lines of 64 bytes over `memory`; itself `Words`, as the CPU sees them.
 
     Addresses are bytes, multiples of 8. Misaligned ones and values beyond 64 bits raise the `ValueError` of `memory`
@@ -40,25 +41,6 @@ class CpuCache:
             raise ValueError(f"a store is of 64 bits to a multiple of 8, not {value:#x} to {address:#x}")
         self._fill(address)[(address & LINE - 1) >> 3] = value
         self._dirty[address & -LINE] = None
-
-    def compare_exchange(self, address: int, expected: int, new: int) -> int:
-        """A locked exchange in the cache; returns what the word was."""
-        old = self.load(address)
-        if old == expected:
-            self.store(address, new)
-        return old
-
-    def fetch_or(self, address: int, mask: int) -> int:
-        """A locked OR in the cache; returns what the word was."""
-        old = self.load(address)
-        self.store(address, old | mask)
-        return old
-
-    def fetch_and(self, address: int, mask: int) -> int:
-        """A locked AND in the cache; returns what the word was."""
-        old = self.load(address)
-        self.store(address, old & mask)
-        return old
 
     # --- devices -------------------------------------------------------------------------------------------
 

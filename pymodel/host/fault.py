@@ -169,7 +169,10 @@ def _swap_in(mm: Process, vma: Vma, entry: HostEntry, write: bool) -> HostAgent[
     writable = vma.write and not vma.shared and exclusive and (write or host.kernel.swapin_writable)
     frame = folio.frame + slot.offset
     folio.set_exclusive(frame, exclusive)
+    # Until the slot is given up nobody may write the page out to it.
+    folio.locked = True
     yield mm.map_page(hva, 1, entries.leaf(frame, 1, writable=writable, dirty=writable and write), folio)
+    folio.locked = False
     yield from host.put_slot(slot)
     yield from host.put(folio)
 

@@ -1,5 +1,6 @@
 """Files in memory: memfd (shmem) and hugetlbfs, with the page caches that processes share."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from pymodel.host.errors import BadRange, DoubleFree, OutOfMemory
@@ -9,7 +10,7 @@ from pymodel.host.swap import Slot
 if TYPE_CHECKING:
     from pymodel.host.process import Process
 
-__all__ = ["HugetlbFile", "HugetlbPool", "MemFile", "PageCache"]
+__all__ = ["HugetlbFile", "HugetlbPool", "MemFile", "PageCache", "pages_within"]
 
 
 class MemFile:
@@ -89,3 +90,10 @@ class HugetlbFile:
 
 
 PageCache: TypeAlias = MemFile | HugetlbFile
+
+
+def pages_within(pages: Mapping[int, object], first: int, end: int) -> list[int]:
+    """Indices `first`..`end` that have a page, rising; costs no more than the smaller of range and cache."""
+    if end - first < len(pages):
+        return [index for index in range(first, end) if index in pages]
+    return sorted(index for index in pages if first <= index < end)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from pymodel.host.effects import ClearPage, HostAgent, PageBusy
 from pymodel.host.errors import BadRange, OutOfMemory
+from pymodel.host.files import pages_within
 from pymodel.host.frames import Folio
 from pymodel.host.process import Host
 
@@ -77,8 +78,7 @@ class GuestMemfd:
                 raise BadRange(f"page {edge:#x} lies inside a huge page of the file")
         for notifier in self.notifiers:
             yield from notifier.invalidate_begin(first, end)
-        gone = [index for index in self.pages if first <= index < end]
-        for index in gone:
+        for index in pages_within(self.pages, first, end):
             yield from self.host.put(self.pages.pop(index))
         for notifier in self.notifiers:
             yield from notifier.invalidate_end(first, end)

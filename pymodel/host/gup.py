@@ -9,7 +9,7 @@ from pymodel.host.errors import BadRange, HostError
 from pymodel.host.fault import Refusal, handle_fault
 from pymodel.host.frames import Folio
 from pymodel.host.page_table import grants
-from pymodel.host.process import Process
+from pymodel.host.process import Process, check_range
 
 __all__ = ["Signal", "UserPage", "get_user_page", "load", "pin_user_page", "populate", "store", "unpin"]
 
@@ -62,9 +62,10 @@ def pin_user_page(mm: Process, hva: int, *, write: bool) -> HostAgent[Folio]:
     yield MmapLock(mm.ident, False)
     while True:
         page = grants(mm.table.lookup(hva), hva, write)
-        if page is not None and not mm.host.is_zero(page[0]):
+        vma = mm.vmas.find(hva)
+        if page is not None and vma is not None and not mm.host.is_zero(page[0]):
             folio = mm.host.frames.folio(page[0])
-            if not folio.locked and (folio.is_exclusive(page[0]) or not folio.anonymous):
+            if not folio.locked and (vma.shared or folio.is_exclusive(page[0])):
                 folio.pins += 1
                 folio.refs += 1
                 yield MmapUnlock(mm.ident, False)
@@ -88,7 +89,7 @@ def populate(mm: Process, start: int, length: int, *, write: bool) -> HostAgent[
 
     Raises `Signal` for an access that the mapping refuses, `BadRange` for a hole.
     """
-    end = start + length
+    end = check_range(start, length)
     mm.vmas.covering(start, end)
     yield MmapLock(mm.ident, False)
     hva = start

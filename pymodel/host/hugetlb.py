@@ -7,7 +7,7 @@ from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Process
 from pymodel.host.vma import Vma
-from pymodel.host.zap import zap_single
+from pymodel.host.zap import unmap_pages
 
 __all__ = ["hugetlb_fault"]
 
@@ -118,4 +118,4 @@ def _take_from_children(mm: Process, folio: Folio) -> HostAgent[None]:
     for (other, hva), level in list(folio.mappings.items()):
         vma = other.vmas.find(hva)
         if other is not mm and vma is not None:
-            yield from zap_single(other, vma, hva, hva + entries.page_size(level))
+            yield from unmap_pages(other, vma, hva, hva + entries.page_size(level))

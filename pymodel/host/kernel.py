@@ -26,6 +26,8 @@ class HostKernel:
     """Write protection moves D to bit 58 (6.6+, shadow stacks)."""
     swapin_writable: bool
     """A read of a swapped page that no other process has maps it writable (6.11+)."""
+    unmerge_unshares: bool
+    """Taking a page out of KSM is an unsharing fault (6.2+); before, a write fault."""
     huge_zero_replaced: bool
     """A write to the huge zero page gets a huge page (6.13+); before, it is split (facts K)."""
 
@@ -40,6 +42,7 @@ HOST_6_1 = HostKernel(
     mprotect_notifies_level=2,
     saved_dirty=False,
     swapin_writable=False,
+    unmerge_unshares=False,
     huge_zero_replaced=False,
 )
 HOST_6_7 = replace(
@@ -49,6 +52,7 @@ HOST_6_7 = replace(
     mprotect_upgrades_all=True,
     split_keeps_dirty=True,
     saved_dirty=True,
+    unmerge_unshares=True,
 )
 HOST_6_12 = replace(
     HOST_6_7,
@@ -62,7 +66,10 @@ HOST_6_13 = replace(HOST_6_12, name="6.13+", huge_zero_replaced=True)
 
 
 def kernel_for(number: tuple[int, int]) -> HostKernel:
-    """The newest model that is not newer than kernel `number` (major, minor); the oldest for older ones."""
+    """The model for kernel `number` (major, minor). Between two models that is the one with the same notifiers.
+
+    change_pte went with 6.10; what separates 6.1 from 6.7 came with 6.2 to 6.6, and 6.2 counts as 6.7.
+    """
     for first, kernel in (((6, 13), HOST_6_13), ((6, 10), HOST_6_12), ((6, 2), HOST_6_7)):
         if number >= first:
             return kernel

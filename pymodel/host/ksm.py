@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pymodel.effects import Load
 from pymodel.host import entries
-from pymodel.host.effects import HostAgent, MmapLock, MmapUnlock
+from pymodel.host.effects import HostAgent
 from pymodel.host.fault import handle_fault
 from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
@@ -20,30 +20,34 @@ __all__ = ["merge_page", "scan", "unmerge"]
 def scan(host: Host, places: Iterable[tuple[Process, int]]) -> HostAgent[int]:
     """ksmd: look at the pages at `places` (process, hva) in their order; how many were merged into another.
 
-    A page is compared with the pages that are shared already, then with those seen before in this scan.
+    A page is compared with the pages that are shared already (stable tree), then with those seen before in this
+    scan (unstable tree), whose content may have changed since.
     """
     merged = 0
-    seen: list[tuple[Process, int]] = []
+    seen: dict[tuple[int, ...], tuple[Process, int]] = {}
     for mm, hva in places:
         folio = yield from _candidate(host, mm, hva)
         if folio is None:
             continue
         content = yield from _content(folio.frame)
-        target = yield from _shared_twin(host, content)
+        target = host.ksm_by_content.get(content)
+        if target is not None and target.locked:
+            continue
+        if target is None and content in seen:
+            target = yield from _share(*seen.pop(content), folio, content)
         if target is None:
-            for other in seen:
-                twin = _mergeable(*other)
-                if twin is None or twin is folio or (yield from _content(twin.frame)) != content:
-                    continue
-                if (yield from _make_shared(other[0], other[1], twin)):
-                    target = twin
-                    seen.remove(other)
-                    break
-        if target is None:
-            seen.append((mm, hva))
+            seen[content] = mm, hva
         elif (yield from merge_page(mm, hva, target)):
             merged += 1
     return merged
+
+
+def _share(mm: Process, hva: int, other: Folio, content: tuple[int, ...]) -> HostAgent[Folio | None]:
+    """The page at `hva`, made one that `other` may be merged into; None if it is gone, or changed since."""
+    folio = _mergeable(mm, hva)
+    if folio is None or folio is other or folio.order or (yield from _content(folio.frame)) != content:
+        return None
+    return folio if (yield from _make_shared(mm, hva, folio)) else None
 
 
 def _mergeable(mm: Process, hva: int) -> Folio | None:
@@ -73,34 +77,36 @@ def _content(frame: int) -> HostAgent[tuple[int, ...]]:
     return tuple(words)
 
 
-def _shared_twin(host: Host, content: tuple[int, ...]) -> HostAgent[Folio | None]:
-    """The stable tree: a shared page with this content."""
-    for folio in list(host.ksm_pages):
-        if folio.refs and not folio.locked and (yield from _content(folio.frame)) == content:
-            return folio
-    return None
-
-
 def _make_shared(mm: Process, hva: int, folio: Folio) -> HostAgent[bool]:
     """try_to_merge_one_page without a partner: the page is write-protected and becomes one that others may join."""
-    if (yield from _write_protect(mm, hva, folio)) is None:
-        return False
-    folio.ksm, folio.exclusive = True, 0
-    mm.host.ksm_pages[folio] = None
-    return True
+    done = False
+    folio.refs += 1
+    if (yield from _write_protect(mm, hva, folio)) is not None:
+        # Only now it is the content that stays; a page with the same may have been shared meanwhile.
+        content = yield from _content(folio.frame)
+        done = content not in mm.host.ksm_by_content and bool(folio.mappings)
+        if done:
+            folio.ksm = True
+            mm.host.ksm_pages[folio] = content
+            mm.host.ksm_by_content[content] = folio
+    yield from mm.host.put(folio)
+    return done
 
 
 def _write_protect(mm: Process, hva: int, folio: Folio) -> HostAgent[int | None]:
-    """write_protect_page: the clean, read-only entry, or None where the page changed or is in use."""
+    """write_protect_page: the clean, read-only entry, or None where the page changed or is in use.
+
+    The caller holds a reference: whoever wants to write from now on gets a copy.
+    """
     yield from mm.invalidate_start(hva, hva + 4096, MmuEvent.CLEAR)
     value = mm.table.value(1, hva)
     result = None
     if entries.mapped_frame(value) == folio.frame and len(folio.mappings) == 1 and not _in_use(folio):
-        if value & entries.WRITABLE or entries.is_dirty(value):
+        if value & entries.WRITABLE or entries.is_dirty(value) or folio.exclusive:
             new = entries.write_protect(value, mm.host.kernel) & ~(entries.DIRTY | entries.SAVED_DIRTY)
             yield from mm.change_pte(hva, folio.frame, False)
             if mm.table.value(1, hva) == value:
-                result = new
+                result, folio.exclusive = new, 0
                 yield mm.write_entry(hva, 1, new)
         else:
             result = value
@@ -109,7 +115,7 @@ def _write_protect(mm: Process, hva: int, folio: Folio) -> HostAgent[int | None]
 
 
 def _in_use(folio: Folio) -> bool:
-    return bool(folio.unexpected_refs() or folio.pins or folio.slots)
+    return folio.unexpected_refs() != 1 or bool(folio.pins or folio.slots)
 
 
 def merge_page(mm: Process, hva: int, target: Folio) -> HostAgent[bool]:
@@ -117,7 +123,8 @@ def merge_page(mm: Process, hva: int, target: Folio) -> HostAgent[bool]:
     folio = _mergeable(mm, hva)
     if folio is None or folio is target or folio.order or not target.ksm:
         return False
-    target.refs += 1
+    for held in (folio, target):
+        held.refs += 1
     value = yield from _write_protect(mm, hva, folio)
     same = False
     if value is not None:
@@ -125,7 +132,8 @@ def merge_page(mm: Process, hva: int, target: Folio) -> HostAgent[bool]:
         same = (yield from _content(folio.frame)) == (yield from _content(target.frame))
     if value is not None and same:
         same = yield from _replace(mm, hva, value, target)
-    yield from mm.host.put(target)
+    for held in (folio, target):
+        yield from mm.host.put(held)
     return same
 
 
@@ -148,15 +156,16 @@ def _replace(mm: Process, hva: int, value: int, target: Folio) -> HostAgent[bool
 
 
 def unmerge(mm: Process, start: int, end: int) -> HostAgent[None]:
-    """unmerge_ksm_pages, break_ksm: a write fault on each shared page gives the process its own copy."""
-    yield MmapLock(mm.ident, False)
+    """unmerge_ksm_pages, break_ksm: a fault on each shared page gives the process its own copy.
+
+    A write fault before 6.2, an unsharing one since, which leaves the copy read-only. The caller holds mmap_lock.
+    """
     for entry in mm.table.leaves(start, end):
         folio = mm.folio_at(entry.hva, entry.level)
         while folio is not None and folio.ksm:
             vma = mm.vmas.find(entry.hva)
-            unshare = vma is not None and not vma.write
+            unshare = mm.host.kernel.unmerge_unshares or (vma is not None and not vma.write)
             refusal = yield from handle_fault(mm, entry.hva, write=not unshare, unshare=unshare)
             if refusal is not None:
                 break
             folio = mm.folio_at(entry.hva, entry.level)
-    yield MmapUnlock(mm.ident, False)

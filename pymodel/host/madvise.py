@@ -39,12 +39,32 @@ def dont_need(mm: Process, start: int, length: int) -> HostAgent[None]:
 
 
 def cold(mm: Process, start: int, length: int) -> HostAgent[None]:
-    """MADV_COLD: A is cleared in the process's own entries; no notifier is asked, so a guest's accesses stay noted."""
+    """MADV_COLD: A is cleared in the process's own entries; no notifier is asked, so a guest's accesses stay noted.
+
+    Huge pages are split as for `page_out`.
+    """
     end = check_range(start, length)
     mm.vmas.covering(start, end)
     yield MmapLock(mm.ident, False)
+    yield from _split_parts(mm, start, end)
     _make_old(mm, start, end)
     yield MmapUnlock(mm.ident, False)
+
+
+def _split_parts(mm: Process, start: int, end: int) -> HostAgent[None]:
+    """madvise_cold_or_pageout_pte_range: huge pages of this process alone of which only a part is meant, or mapped.
+
+    So it was before 6.10; newer kernels leave a page whole that the range covers in 512 entries.
+    """
+    found: dict[Folio, None] = {}
+    for entry in mm.table.leaves(start, end):
+        folio = mm.folio_at(entry.hva, entry.level)
+        whole = entry.level == 2 and start <= entry.hva and entry.hva + entries.page_size(2) <= end
+        if folio is not None and entry.present and folio.order and not whole:
+            found[folio] = None
+    for folio in found:
+        if all(other is mm for other, _ in folio.mappings):
+            yield from split_folio(mm.host, folio)
 
 
 def _make_old(mm: Process, start: int, end: int) -> list[Folio]:
@@ -65,8 +85,9 @@ def _make_old(mm: Process, start: int, end: int) -> list[Folio]:
 def free(mm: Process, start: int, length: int) -> HostAgent[None]:
     """MADV_FREE: between a start and an end, A and D are cleared and swapped pages dropped; reads may find zero later.
 
-    The model never takes such a page before the process or the guest writes to it again: a kernel that is not short
-    of memory. Raises `BadRange` for memory that is not anonymous.
+    A huge page that the range covers in part is split first, if only this mapping shows it. The model never takes
+    a freed page before the process or the guest writes to it again: a kernel that is not short of memory. Raises
+    `BadRange` for memory that is not anonymous.
     """
     end = check_range(start, length)
     vmas = mm.vmas.covering(start, end)
@@ -77,6 +98,11 @@ def free(mm: Process, start: int, length: int) -> HostAgent[None]:
     for vma in vmas:
         low, high = max(start, vma.start), min(end, vma.end)
         yield from mm.invalidate_start(low, high, MmuEvent.CLEAR)
+        for edge in (low, high):
+            entry = mm.huge_entry(edge) if edge % entries.page_size(2) else None
+            folio = None if entry is None else mm.folio_at(entry.hva, 2)
+            if folio is not None and len(folio.mappings) == 1:
+                yield from split_folio(mm.host, folio)
         for entry in mm.table.leaves(low, high):
             last = entry.hva + entries.page_size(entry.level)
             if entries.is_swap(entry.value):
@@ -91,17 +117,13 @@ def free(mm: Process, start: int, length: int) -> HostAgent[None]:
 def page_out(mm: Process, start: int, length: int) -> HostAgent[int]:
     """MADV_PAGEOUT: reclaim now what only this process maps; how many 4K pages went.
 
-    A huge page that the range covers in part is split. Before 6.9 pages that the guest touched get a second chance.
+    A huge page that the range covers in part, or that is mapped in parts, is split. Before 6.9 pages that the guest
+    touched get a second chance.
     """
     end = check_range(start, length)
     mm.vmas.covering(start, end)
     yield MmapLock(mm.ident, False)
-    for edge in (start, end):
-        entry = mm.huge_entry(edge)
-        if edge % (1 << 21) and entry is not None:
-            folio = mm.folio_at(entry.hva, 2)
-            if folio is not None and len(folio.mappings) == 1:
-                yield from split_folio(mm.host, folio)
+    yield from _split_parts(mm, start, end)
     folios = _make_old(mm, start, end)
     done = yield from reclaim(mm.host, folios, ages=mm.host.kernel.pageout_ages)
     yield MmapUnlock(mm.ident, False)
@@ -140,16 +162,18 @@ def unmergeable(mm: Process, start: int, length: int) -> HostAgent[None]:
     def change(vma: Vma) -> None:
         vma.mergeable = False
 
-    for vma in mm.vmas.covering(start, check_range(start, length)):
-        if vma.anonymous and vma.mergeable:
-            yield from unmerge(mm, max(start, vma.start), min(start + length, vma.end))
-    yield from _change_vmas(mm, start, length, change, lambda vma: vma.mergeable)
+    yield from _change_vmas(mm, start, length, change, lambda vma: vma.mergeable, unmerge)
 
 
 def _change_vmas(
-    mm: Process, start: int, length: int, change: Callable[[Vma], None], differs: Callable[[Vma], bool]
+    mm: Process,
+    start: int,
+    length: int,
+    change: Callable[[Vma], None],
+    differs: Callable[[Vma], bool],
+    prepare: Callable[[Process, int, int], HostAgent[None]] | None = None,
 ) -> HostAgent[None]:
-    """madvise_update_vma: cut at the edges of the range, change, join what is alike."""
+    """madvise_vma_behavior: prepare each part, cut at the edges of the range, change, join what is alike."""
     end = check_range(start, length)
     for vma in mm.vmas.covering(start, end):
         if not vma.anonymous:
@@ -159,6 +183,8 @@ def _change_vmas(
         if not differs(vma):
             continue
         low, high = max(start, vma.start), min(end, vma.end)
+        if prepare is not None:
+            yield from prepare(mm, low, high)
         yield from split_at(mm, low)
         yield from split_at(mm, high)
         part = mm.vmas.find(low)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pymodel.host import entries
 from pymodel.host.effects import HostAgent, MmapLock, MmapUnlock
-from pymodel.host.errors import BadRange
+from pymodel.host.errors import BadRange, OutOfMemory
 from pymodel.host.files import HugetlbFile, MemFile, PageCache
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Process, check_range
@@ -58,7 +58,11 @@ def mmap(
     _check_edges(mm, hva, end)
     yield MmapLock(mm.ident, True)
     yield from _munmap_locked(mm, hva, end)
-    _reserve(vma, level)
+    try:
+        _reserve(vma, level)
+    except OutOfMemory:
+        yield MmapUnlock(mm.ident, True)
+        raise
     mm.vmas.insert(vma)
     if file is not None:
         file.mappers.setdefault(mm)
@@ -136,9 +140,9 @@ def _munmap_locked(mm: Process, start: int, end: int) -> HostAgent[None]:
         if vma.pool is not None and vma.reserve is not None:
             vma.pool.unreserve(len(vma.reserve))
     _free_tables(mm, start, end)
-    gone = {vma.file for vma in vmas if vma.file is not None}
-    for file in gone.difference(vma.file for vma in mm.vmas if vma.file is not None) if gone else ():
-        file.mappers.pop(mm, None)
+    for file in {vma.file for vma in vmas if vma.file is not None}:
+        if not mm.vmas.of_file(file):
+            file.mappers.pop(mm, None)
     yield from gather.finish(mm.host)
 
 

@@ -60,9 +60,9 @@ def _first_populated(mm: Process, low: int, high: int) -> int | None:
 
 def _notified(mm: Process, vma: Vma, low: int, high: int) -> HostAgent[None]:
     yield from mm.invalidate_start(low, high, MmuEvent.PROTECTION_VMA)
-    for entry in mm.table.leaves(low, high):
+    for entry in mm.table.walk(low, high):
         new = _changed(mm, vma, entry)
-        if new != entry.value and mm.table.value(entry.level, entry.hva) == entry.value:
+        if new != entry.value:
             yield mm.write_entry(entry.hva, entry.level, new)
     yield from mm.invalidate_end(low, high, MmuEvent.PROTECTION_VMA)
 

@@ -76,6 +76,16 @@ class HostPageTable:
                  for level, key in self._within(start, end)]  # fmt: skip
         return sorted(found, key=lambda entry: entry.hva)
 
+    def walk(self, start: int, end: int) -> Iterator[HostEntry]:
+        """The entries of `leaves`, each as it is when it is reached: somebody may split or replace it meanwhile."""
+        for entry in self.leaves(start, end):
+            value = self.value(entry.level, entry.hva)
+            if value:
+                yield HostEntry(entry.hva, entry.level, value)
+            elif entry.level > 1:
+                size = 1 << _shift(entry.level)
+                yield from self.walk(max(start, entry.hva), min(end, entry.hva + size))
+
     def range_empty(self, start: int, end: int) -> bool:
         """Whether nothing is mapped in `start`..`end`."""
         return next(self._within(start, end), None) is None

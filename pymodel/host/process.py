@@ -45,8 +45,9 @@ class Host:
         self.processes: dict[int, Process] = {}
         self.deferred: dict[Folio, None] = {}
         """Huge pages of which a part is unmapped (deferred_split_folio)."""
-        self.ksm_pages: dict[Folio, None] = {}
-        """KSM's stable tree: pages shared by content."""
+        self.ksm_pages: dict[Folio, tuple[int, ...]] = {}
+        """KSM's stable tree: pages shared by content -> the 512 words of that content, which nobody can change."""
+        self.ksm_by_content: dict[tuple[int, ...], Folio] = {}
         self._next_ident = 1
 
     def is_zero(self, frame: int) -> bool:
@@ -76,7 +77,7 @@ class Host:
             return
         self.deferred.pop(folio, None)
         if folio.ksm:
-            del self.ksm_pages[folio]
+            del self.ksm_by_content[self.ksm_pages.pop(folio)]
         yield PageReused(folio.frame, folio.count)
         if folio.pool is not None:
             folio.pool.give_back(folio)
@@ -84,15 +85,27 @@ class Host:
             self.frames.release(folio)
 
     def put_slot(self, slot: Slot) -> HostAgent[None]:
-        """swap_free: drop a reference; the last frees the slot and takes the page out of the swap cache."""
+        """swap_free: drop a reference; the last frees the slot and takes the page out of the swap cache.
+
+        While somebody works on the page the slot stays (SWAP_HAS_CACHE), for `free_unused_slots`.
+        """
         slot.refs -= 1
         if slot.refs < 0:
             raise DoubleFree(f"swap slot {slot.number} was dropped twice")
-        if slot.refs == 0:
-            folio = slot.detach()
-            self.swap.release(slot)
-            if folio is not None:
-                yield from self.put(folio)
+        if slot.refs == 0 and (slot.folio is None or not slot.folio.locked):
+            yield from self._free_slot(slot)
+
+    def free_unused_slots(self, folio: Folio) -> HostAgent[None]:
+        """folio_free_swap: slots that nothing names any more, of a page that is not locked any more."""
+        for slot in list(folio.slots.values()):
+            if slot.refs == 0:
+                yield from self._free_slot(slot)
+
+    def _free_slot(self, slot: Slot) -> HostAgent[None]:
+        folio = slot.detach()
+        self.swap.release(slot)
+        if folio is not None:
+            yield from self.put(folio)
 
 
 class Process:

@@ -3,11 +3,11 @@
 from pymodel.host import entries
 from pymodel.host.effects import HostAgent, PageBusy
 from pymodel.host.errors import BadRange
-from pymodel.host.files import HugetlbFile, PageCache
+from pymodel.host.files import HugetlbFile, PageCache, pages_within
 from pymodel.host.frames import Folio
 from pymodel.host.process import Host
 from pymodel.host.swap import Slot
-from pymodel.host.zap import zap_single
+from pymodel.host.zap import unmap_pages
 
 __all__ = ["punch_hole"]
 
@@ -15,19 +15,19 @@ __all__ = ["punch_hole"]
 def punch_hole(host: Host, file: PageCache, offset: int, length: int) -> HostAgent[None]:
     """Drop the pages of `length` bytes from `offset`: unmap_mapping_range in each process, then out of the cache.
 
-    Each mapping sees a start and an end of CLEAR over its part, mapped or not. Private copies stay. Raises
-    `BadRange` for part of a page.
+    Each mapping sees a start and an end over its part, mapped or not, private mappings too, whose copies stay.
+    Raises `BadRange` for part of a page.
     """
     size = entries.page_size(file.level)
     if offset < 0 or length <= 0 or offset % size or length % size:
         raise BadRange(f"a hole must be whole pages of {size:#x} bytes, not {length:#x} at {offset:#x}")
     for mm in list(file.mappers):
-        for vma in mm.vmas:
+        for vma in mm.vmas.of_file(file):
             low = max(vma.start, vma.start + offset - vma.offset)
             high = min(vma.end, vma.start + offset + length - vma.offset)
-            if vma.file is file and vma.shared and low < high:
-                yield from zap_single(mm, vma, low, high)
-    for index in range(offset // size, (offset + length) // size):
+            if low < high:
+                yield from unmap_pages(mm, vma, low, high)
+    for index in pages_within(file.pages, offset // size, (offset + length) // size):
         while (page := file.pages.get(index)) is not None:
             if isinstance(page, Slot):
                 del file.pages[index]
@@ -43,7 +43,6 @@ def _drop(host: Host, file: PageCache, index: int, page: Folio) -> HostAgent[Non
     del file.pages[index]
     page.cache = None
     yield from host.put(page)
-    if isinstance(file, HugetlbFile) and any(vma.file is file for mm in file.mappers for vma in mm.vmas):
-        if file.pool.free > file.pool.reserved:
-            file.pool.reserve(1)
-            file.reserved.add(index)
+    if isinstance(file, HugetlbFile) and file.mappers and file.pool.free > file.pool.reserved:
+        file.pool.reserve(1)
+        file.reserved.add(index)

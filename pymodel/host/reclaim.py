@@ -10,10 +10,10 @@ from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Host
 from pymodel.host.rmap import Span, spans
-from pymodel.host.split import split_entry, split_folio
+from pymodel.host.split import split_folio, split_mappings
 from pymodel.host.swap import Slot
 
-__all__ = ["reclaim"]
+__all__ = ["reclaim", "referenced"]
 
 
 def reclaim(host: Host, folios: Iterable[Folio], *, ages: bool = True) -> HostAgent[int]:
@@ -26,9 +26,9 @@ def reclaim(host: Host, folios: Iterable[Folio], *, ages: bool = True) -> HostAg
     for folio in folios:
         if folio.refs == 0 or folio.locked or folio.pool is not None or not (folio.anonymous or folio.cache):
             continue
-        if ages and (yield from _referenced(folio)):
+        if ages and (yield from referenced(folio)):
             continue
-        if folio.pins or folio.unexpected_refs() or folio.locked or folio.refs == 0:
+        if folio.pins or folio.locked or folio.refs == 0:
             continue
         if folio.order and any(level == 1 for level in folio.mappings.values()):
             frames = range(folio.frame, folio.frame + folio.count)
@@ -41,8 +41,11 @@ def reclaim(host: Host, folios: Iterable[Folio], *, ages: bool = True) -> HostAg
     return done
 
 
-def _referenced(folio: Folio) -> HostAgent[bool]:
-    """folio_referenced: clear A in every entry of the page and in every secondary MMU, and flush."""
+def referenced(folio: Folio) -> HostAgent[bool]:
+    """folio_referenced: clear A in every entry of the page and in every secondary MMU, and flush; True if any was set.
+
+    Also what shrink_active_list does to a page before it may be reclaimed.
+    """
     young = False
     for span in spans(folio):
         for hva, level in span.places:
@@ -65,9 +68,7 @@ def _swap_out(host: Host, folio: Folio) -> HostAgent[bool]:
         return False
     folio.locked = True
     folio.refs += 1
-    for (mm, hva), level in list(folio.mappings.items()):
-        if level == 2:
-            yield from split_entry(mm, hva)
+    yield from split_mappings(folio)
     for span in spans(folio):
         yield from span.mm.invalidate_start(span.start, span.end, MmuEvent.CLEAR)
         yield from _unmap(folio, span)
@@ -104,7 +105,8 @@ def _unmap(folio: Folio, span: Span) -> HostAgent[None]:
     for hva, level in span.places:
         value = span.mm.table.value(level, hva)
         frame = entries.mapped_frame(value)
-        if folio.mappings.get((span.mm, hva)) != level or frame is None or folio.pins:
+        # A 2M entry can only be of a child that was born after the others were split: the page stays.
+        if folio.mappings.get((span.mm, hva)) != level or level > 1 or frame is None or folio.pins:
             continue
         new = 0
         if folio.anonymous:

@@ -8,7 +8,7 @@ from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Process
 
-__all__ = ["Span", "restore_entries", "spans", "to_migration_entries"]
+__all__ = ["Span", "restore_entries", "spans", "still_mapped", "to_migration_entries", "waiting_entry"]
 
 
 @dataclass(slots=True)
@@ -34,10 +34,20 @@ def spans(folio: Folio) -> list[Span]:
         first = hva - ((frame - folio.frame) << 12)
         span = found.get((mm, vma.start, first))
         if span is None:
-            start, end = max(vma.start, first), min(vma.end, first + (folio.count << 12))
+            start, end = vma.announced(max(vma.start, first), min(vma.end, first + (folio.count << 12)))
             span = found[mm, vma.start, first] = Span(mm, start, end)
         span.places.append((hva, level))
     return list(found.values())
+
+
+def waiting_entry(folio: Folio, value: int) -> int | None:
+    """The migration entry for the leaf `value` of `folio`; None where it must stay, or is no leaf."""
+    frame = entries.mapped_frame(value)
+    # A pinned page must stay where its DMA goes (folio_try_share_anon_rmap).
+    if frame is None or (folio.pins and folio.is_exclusive(frame)):
+        return None
+    present = value if value & entries.PRESENT else entries.undo_none_protection(value)
+    return entries.migration_entry(present, exclusive=folio.is_exclusive(frame))
 
 
 def to_migration_entries(folio: Folio) -> HostAgent[None]:
@@ -45,15 +55,17 @@ def to_migration_entries(folio: Folio) -> HostAgent[None]:
     for span in spans(folio):
         yield from span.mm.invalidate_start(span.start, span.end, MmuEvent.CLEAR)
         for hva, level in span.places:
-            value = span.mm.table.value(level, hva)
-            frame = entries.mapped_frame(value)
-            # A page that was pinned meanwhile must stay where its DMA goes (folio_try_share_anon_rmap).
-            if folio.mappings.get((span.mm, hva)) != level or frame is None or folio.pins:
+            if folio.mappings.get((span.mm, hva)) != level:
                 continue
-            exclusive = folio.is_exclusive(frame)
-            present = entries.undo_none_protection(value) if not value & entries.PRESENT else value
-            yield span.mm.write_entry(hva, level, entries.migration_entry(present, exclusive=exclusive))
+            new = waiting_entry(folio, span.mm.table.value(level, hva))
+            if new is not None:
+                yield span.mm.write_entry(hva, level, new)
         yield from span.mm.invalidate_end(span.start, span.end, MmuEvent.CLEAR)
+
+
+def still_mapped(folio: Folio) -> bool:
+    """folio_mapped, after `to_migration_entries`: an entry stayed, or came by a fork."""
+    return any(not entries.is_migration(mm.table.value(level, hva)) for (mm, hva), level in folio.mappings.items())
 
 
 def restore_entries(folio: Folio, target: Folio) -> HostAgent[None]:
@@ -75,9 +87,19 @@ def restore_entries(folio: Folio, target: Folio) -> HostAgent[None]:
             assert vma is not None
             frame = target.frame + entries.migration_frame(value) - folio.frame
             new = entries.after_migration(value, frame, level, may_write=vma.write)
+            if target.anonymous:
+                # The entry knows whose the page is: a fork may have shared it meanwhile.
+                _set_exclusive(target, frame, level, entries.migration_exclusive(value))
             if target is not folio:
                 del folio.mappings[mm, hva]
                 target.mappings[mm, hva] = level
                 folio.refs -= 1
                 target.refs += 1
             yield mm.write_entry(hva, level, new if vma.read else entries.none_protection(new))
+
+
+def _set_exclusive(folio: Folio, frame: int, level: int, value: bool) -> None:
+    if level > 1:
+        folio.exclusive = folio.whole if value else 0
+    else:
+        folio.set_exclusive(frame, value)

@@ -7,22 +7,25 @@ from pymodel.host.effects import HostAgent, HostPteChanged
 from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Host, Process
-from pymodel.host.rmap import restore_entries, to_migration_entries
+from pymodel.host.rmap import restore_entries, still_mapped, to_migration_entries, waiting_entry
 
-__all__ = ["shrink_deferred", "split_entry", "split_folio"]
+__all__ = ["shrink_deferred", "split_entry", "split_folio", "split_mappings"]
 
 _HUGE = 1 << 21
 
 
-def split_entry(mm: Process, hva: int) -> HostAgent[None]:
-    """__split_huge_pmd: the notifiers hear of it even where no 2M entry is found between the calls."""
+def split_entry(mm: Process, hva: int, *, freeze: bool = False) -> HostAgent[None]:
+    """__split_huge_pmd: the notifiers hear of it even where no 2M entry is found between the calls.
+
+    With `freeze` the 512 entries are migration entries at once.
+    """
     base = hva & ~(_HUGE - 1)
     yield from mm.invalidate_start(base, base + _HUGE, MmuEvent.CLEAR)
-    yield from _split_locked(mm, base)
+    yield from _split_locked(mm, base, freeze)
     yield from mm.invalidate_end(base, base + _HUGE, MmuEvent.CLEAR)
 
 
-def _split_locked(mm: Process, base: int) -> Iterable[HostPteChanged]:
+def _split_locked(mm: Process, base: int, freeze: bool) -> Iterable[HostPteChanged]:
     """All entries change in one section under the lock; the effects follow."""
     value = mm.table.value(2, base)
     if not value:
@@ -36,9 +39,11 @@ def _split_locked(mm: Process, base: int) -> Iterable[HostPteChanged]:
             folio.exclusive = folio.whole
     for index in range(512):
         hva = base + (index << 12)
-        changes.append(mm.write_entry(hva, 1, _part(mm.host, value, index)))
+        small = _part(mm.host, value, index)
         if folio is not None:
             folio.mappings[mm, hva] = 1
+            small = (waiting_entry(folio, small) if freeze else None) or small
+        changes.append(mm.write_entry(hva, 1, small))
     return changes
 
 
@@ -53,6 +58,13 @@ def _part(host: Host, value: int, index: int) -> int:
     return small if host.kernel.split_keeps_dirty else small & ~entries.DIRTY
 
 
+def split_mappings(folio: Folio, *, freeze: bool = False) -> HostAgent[None]:
+    """split_huge_pmd_address (TTU_SPLIT_HUGE_PMD): every 2M entry that maps the page is split."""
+    for (mm, hva), level in list(folio.mappings.items()):
+        if level == 2:
+            yield from split_entry(mm, hva, freeze=freeze)
+
+
 def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
     """split_huge_page: True if the page is 512 pages now, False if somebody uses it.
 
@@ -65,15 +77,20 @@ def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
         return False
     folio.locked = True
     folio.refs += 1
-    for (mm, hva), level in list(folio.mappings.items()):
-        if level == 2:
-            yield from split_entry(mm, hva)
+    yield from split_mappings(folio, freeze=True)
     yield from to_migration_entries(folio)
-    if folio.unexpected_refs() != 1 or folio.pins:
+    # A fork may have come in between with an entry of the whole page, or of a part.
+    if folio.unexpected_refs() != 1 or still_mapped(folio) or 2 in folio.mappings.values():
         yield from restore_entries(folio, folio)
         folio.locked = False
         yield from host.put(folio)
         return False
+    yield from _take_apart(host, folio)
+    return True
+
+
+def _take_apart(host: Host, folio: Folio) -> HostAgent[None]:
+    """__split_huge_page, remap_page: every entry is a migration entry now, and goes to the page of its own."""
     host.deferred.pop(folio, None)
     mappings = list(folio.mappings.items())
     parts = host.frames.split(folio)
@@ -81,15 +98,14 @@ def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
         part = parts[entries.migration_frame(mm.table.value(level, hva)) - folio.frame]
         part.mappings[mm, hva] = level
         part.refs += 1
-    for part in parts:
-        if part.mappings:
-            yield from restore_entries(part, part)
-    parts[0].locked = False
+    # Every part is held and locked until its entries are back; the first inherits what the caller held.
     for part in parts[1:]:
-        part.refs += 1
+        part.refs, part.locked = part.refs + 1, True
     for part in parts:
+        yield from restore_entries(part, part)
+    for part in parts:
+        part.locked = False
         yield from host.put(part)
-    return True
 
 
 def shrink_deferred(host: Host) -> HostAgent[int]:

@@ -53,6 +53,16 @@ class Vma:
         """Page of the file at `hva`, in pages of the mapping's level."""
         return (hva - self.start + self.offset) >> (12 + 9 * (self.level - 1))
 
+    def announced(self, start: int, end: int) -> tuple[int, int]:
+        """What the notifiers are told of a range (adjust_range_if_pmd_sharing_possible).
+
+        Processes may share the page tables of whole gigabytes of a hugetlb file: a change there is one of all of it.
+        """
+        low, high = -(-self.start >> 30) << 30, self.end >> 30 << 30
+        if self.pool is None or not self.shared or end <= low or start >= high:
+            return start, end
+        return (start >> 30 << 30 if start > low else start), (-(-end >> 30) << 30 if end < high else end)
+
     def takes_huge(self, hva: int) -> bool:
         """Whether a fault at `hva` may map a transparent huge page (transhuge_vma_suitable)."""
         return self.kind == "thp" and holds_huge(self.start, self.end, hva)
@@ -72,6 +82,7 @@ class VmaMap:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._vmas: list[Vma] = []
+        self._by_file: dict[PageCache, dict[Vma, None]] = {}
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(tuple(self._vmas))
@@ -82,6 +93,10 @@ class VmaMap:
         if position < 0 or self._vmas[position].end <= hva:
             return None
         return self._vmas[position]
+
+    def of_file(self, file: PageCache) -> list[Vma]:
+        """The mappings of a file, by address."""
+        return sorted(self._by_file.get(file, ()), key=lambda vma: vma.start)
 
     def touching(self, start: int, end: int) -> list[Vma]:
         """The mappings that `start`..`end` touches, by address."""
@@ -112,13 +127,21 @@ class VmaMap:
         position = bisect_right(self._starts, vma.start)
         self._starts.insert(position, vma.start)
         self._vmas.insert(position, vma)
+        if vma.file is not None:
+            self._by_file.setdefault(vma.file, {})[vma] = None
 
     def remove(self, vma: Vma) -> None:
         """Take a mapping out."""
         position = bisect_right(self._starts, vma.start) - 1
         if position < 0 or self._vmas[position] is not vma:
             raise BadRange(f"the mapping at {vma.start:#x} is not of this process")
+        self._delete(position)
+
+    def _delete(self, position: int) -> None:
+        vma = self._vmas[position]
         del self._starts[position], self._vmas[position]
+        if vma.file is not None:
+            del self._by_file[vma.file][vma]
 
     def split(self, vma: Vma, hva: int) -> None:
         """__split_vma: cut at `hva`, inside. Raises `BadRange` (EINVAL) inside a hugetlb page."""
@@ -143,4 +166,4 @@ class VmaMap:
             lower.anon_vma = lower.anon_vma or upper.anon_vma
             if lower.reserve is not None and upper.reserve is not None:
                 lower.reserve |= upper.reserve
-            del self._starts[position + 1], self._vmas[position + 1]
+            self._delete(position + 1)

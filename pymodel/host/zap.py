@@ -10,7 +10,7 @@ from pymodel.host.process import Host, Process
 from pymodel.host.split import split_entry
 from pymodel.host.vma import Vma
 
-__all__ = ["Gather", "zap_range", "zap_single"]
+__all__ = ["Gather", "unmap_pages", "zap_range", "zap_single"]
 
 
 @dataclass(slots=True)
@@ -26,17 +26,24 @@ class Gather:
         self.folios.clear()
 
 
-def zap_range(mm: Process, vma: Vma, start: int, end: int, gather: Gather) -> HostAgent[None]:
+def zap_range(
+    mm: Process, vma: Vma, start: int, end: int, gather: Gather, *, copies: bool = True
+) -> HostAgent[None]:
     """unmap_single_vma: clear every entry in the part of the range that lies in `vma`; a huge page at an edge is split.
 
-    The caller calls the notifiers around it. Raises `BadRange` inside a hugetlb page, which callers rule out.
+    Without `copies`, private copies of file pages stay. The caller calls the notifiers around it. Raises `BadRange`
+    inside a hugetlb page, which callers rule out.
     """
     start, end = max(start, vma.start), min(end, vma.end)
     nested = vma.pool is not None and mm.host.kernel.nested_hugetlb_unmap
     if nested:
-        yield from mm.invalidate_start(start, end, MmuEvent.UNMAP)
-    for entry in mm.table.leaves(start, end):
+        yield from mm.invalidate_start(*vma.announced(start, end), MmuEvent.UNMAP)
+    for entry in mm.table.walk(start, end):
         last = entry.hva + entries.page_size(entry.level)
+        if not copies:
+            page = mm.folio_at(entry.hva, entry.level)
+            if page is None or page.anonymous:
+                continue
         if start <= entry.hva and last <= end:
             yield from _zap_entry(mm, entry.hva, entry.level, gather)
             continue
@@ -44,7 +51,7 @@ def zap_range(mm: Process, vma: Vma, start: int, end: int, gather: Gather) -> Ho
         for part in mm.table.leaves(max(start, entry.hva), min(end, last)):
             yield from _zap_entry(mm, part.hva, part.level, gather)
     if nested:
-        yield from mm.invalidate_end(start, end, MmuEvent.UNMAP)
+        yield from mm.invalidate_end(*vma.announced(start, end), MmuEvent.UNMAP)
 
 
 def _zap_entry(mm: Process, hva: int, level: int, gather: Gather) -> HostAgent[None]:
@@ -59,10 +66,23 @@ def _zap_entry(mm: Process, hva: int, level: int, gather: Gather) -> HostAgent[N
         yield from mm.host.put_slot(mm.host.swap.slot(entries.swap_number(value)))
 
 
-def zap_single(mm: Process, vma: Vma, start: int, end: int) -> HostAgent[None]:
+def zap_single(mm: Process, vma: Vma, start: int, end: int, *, copies: bool = True) -> HostAgent[None]:
     """zap_page_range_single: one VMA, between a start and an end of CLEAR; then the pages are freed."""
     gather = Gather()
-    yield from mm.invalidate_start(start, end, MmuEvent.CLEAR)
-    yield from zap_range(mm, vma, start, end, gather)
-    yield from mm.invalidate_end(start, end, MmuEvent.CLEAR)
+    yield from mm.invalidate_start(*vma.announced(start, end), MmuEvent.CLEAR)
+    yield from zap_range(mm, vma, start, end, gather, copies=copies)
+    yield from mm.invalidate_end(*vma.announced(start, end), MmuEvent.CLEAR)
     yield from gather.finish(mm.host)
+
+
+def unmap_pages(mm: Process, vma: Vma, start: int, end: int) -> HostAgent[None]:
+    """unmap_mapping_range, unmap_hugepage_range in one VMA: the pages of its file go, or those of its hugetlb memory.
+
+    Where unmapping hugetlb pages calls the notifiers by itself, nobody else does.
+    """
+    if vma.pool is not None and mm.host.kernel.nested_hugetlb_unmap:
+        gather = Gather()
+        yield from zap_range(mm, vma, start, end, gather)
+        yield from gather.finish(mm.host)
+    else:
+        yield from zap_single(mm, vma, start, end, copies=vma.pool is not None)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Any, TypeVar
 
-from cocotb_tests.unit.pymodel.host.player import Call, Spy
+from cocotb_tests.unit.pymodel.host.spy import Call, Guard, Spy
 from pymodel.host import entries
 from pymodel.host.effects import HostAgent, PageReused, run_host
 from pymodel.host.files import HugetlbFile, HugetlbPool, PageCache
@@ -16,7 +16,7 @@ from pymodel.host.process import Host, Process
 from pymodel.host.swap import Slot, Swap
 from pymodel.memory import PhysMem
 
-__all__ = ["A", "HUGE", "PAGE", "Setting", "balance"]
+__all__ = ["A", "GIGA", "HUGE", "PAGE", "Setting", "balance"]
 
 T = TypeVar("T")
 A = 0x2000_4020_0000
@@ -37,6 +37,7 @@ class Setting:
         self.mm = self.host.new_process()
         self.spy = Spy()
         self.mm.notifiers.append(self.spy)
+        self._guard = Guard(self.mm)
         self.reused: list[int] = []
 
     def run(self, agent: HostAgent[T]) -> T:
@@ -46,6 +47,7 @@ class Setting:
         return run_host(agent, self.memory, self._observe)
 
     def _observe(self, effect: Any) -> None:
+        self._guard.see(effect)
         if isinstance(effect, PageReused):
             self.reused += range(effect.frame, effect.frame + effect.count)
 

@@ -34,6 +34,9 @@ def test_page_shared_with_a_child_is_copied() -> None:
     setting = Setting()
     small(setting)
     child = setting.run(fork(setting.mm))
+    assert setting.run(collapse(setting.mm, A, HUGE)) == [Collapsed.READ_ONLY]
+    assert setting.calls == []
+    setting.put(A + 511 * PAGE, 512)
     assert setting.run(collapse(setting.mm, A, HUGE)) == [Collapsed.DONE]
     setting.put(A, 9)
     assert setting.calls == []
@@ -71,6 +74,7 @@ def test_what_does_not_collapse_stays_as_it_is() -> None:
     small(setting)
     folio = setting.run(pin_user_page(setting.mm, A, write=True))
     assert setting.run(collapse(setting.mm, A, HUGE)) == [Collapsed.BUSY]
+    assert setting.calls == []
     setting.run(unpin(setting.mm, folio))
     setting.run(no_huge_page(setting.mm, A, HUGE))
     assert setting.run(collapse(setting.mm, A, HUGE)) == [Collapsed.UNSUITABLE]

@@ -130,7 +130,8 @@ def test_coherent_system_is_one_memory(steps: list[tuple[str, int, int]]) -> Non
             (cache.store if name == "store" else cache.write_snooped)(address, value)
             truth[address] = value
         elif name in ("load", "dma_read"):
-            assert (cache.load if name == "load" else cache.read_snooped)(address) == truth.get(address, 0)
+            read = cache.load if name == "load" else cache.read_snooped
+            assert read(address) == truth.get(address, 0)
         elif name == "wbinvd":
             cache.wbinvd()
         elif name == "evict":

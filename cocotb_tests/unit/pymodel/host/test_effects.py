@@ -21,7 +21,8 @@ def test_page_at_once_equals_page_by_words(effect: CopyPage | ClearPage) -> None
     run_untimed(by_words(effect), by_word)
     words = [[memory.load(0x2000 + offset) for offset in range(0, 4096, 8)] for memory in (at_once, by_word, sparse)]
     assert words[0] == words[1] == words[2]
-    assert words[0][5] == (41 if effect == CopyPage(1, 2) else 0)
+    expected = 41 if effect == CopyPage(1, 2) else 0
+    assert words[0][5] == expected
 
 
 def test_events_change_nothing_and_memory_effects_answer() -> None:

@@ -1,9 +1,11 @@
-"""Hugetlb pools: reservations and what is left for others."""
+"""Hugetlb pools: reservations and what is left for others; pages of a cache in a range."""
+
+from collections.abc import Sequence
 
 import pytest
 
 from pymodel.host.errors import BadRange, DoubleFree, OutOfMemory
-from pymodel.host.files import HugetlbPool
+from pymodel.host.files import HugetlbPool, pages_within
 from pymodel.host.frames import Frames
 
 
@@ -43,3 +45,11 @@ def test_pool_of_small_pages_wrong() -> None:
         HugetlbPool(Frames(0, 512), 1, 1)
     with pytest.raises(OutOfMemory):
         HugetlbPool(Frames(0, 512), 2, 2)
+
+
+@pytest.mark.parametrize("pages", [range(0, 100, 7), [3], []])
+def test_pages_of_a_range_are_found_from_either_side(pages: Sequence[int]) -> None:
+    """A small range in a large cache, and the reverse."""
+    cache = dict.fromkeys(reversed(pages))
+    for first, end in ((0, 3), (3, 4), (0, 1 << 40), (50, 60), (7, 7)):
+        assert pages_within(cache, first, end) == [index for index in pages if first <= index < end]

@@ -1,12 +1,19 @@
 """fork: what the child sees, what is write-protected, what the notifiers hear."""
 
+import pytest
+
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host.effects import CopyPage, MmapLock, MmapUnlock, run_host
+from pymodel.host.errors import OutOfMemory
 from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
-from pymodel.host.gup import pin_user_page, unpin
+from pymodel.host.gup import pin_user_page, populate, unpin
 from pymodel.host.kernel import HOST_6_1, HOST_6_12
 from pymodel.host.madvise import page_out
+from pymodel.host.migrate import Moved, move_page
+from pymodel.host.mprotect import mprotect
 from pymodel.host.notifier import MmuEvent
+from pymodel.host.process import Process
 
 
 def test_only_private_memory_that_was_written_is_announced() -> None:
@@ -78,6 +85,41 @@ def test_swapped_page_that_both_read_is_one_page() -> None:
     balance(setting.host)
 
 
+def test_fork_without_memory_for_a_pinned_page_leaves_no_child_and_no_open_range() -> None:
+    setting = Setting(frames=512)
+    setting.map(4 * PAGE)
+    setting.map(1 << 21, hva=A + 16 * HUGE)
+    setting.put(A, 1)
+    setting.put(A + PAGE, 2)
+    folio = setting.run(pin_user_page(setting.mm, A + PAGE, write=True))
+    setting.run(populate(setting.mm, A + 16 * HUGE, setting.host.frames.free_count * PAGE, write=True))
+    effects: list[object] = []
+    with pytest.raises(OutOfMemory):
+        run_host(fork(setting.mm), setting.memory, effects.append)
+    assert [name for name, *_ in setting.spy.calls] == ["start", "end"]
+    locks = [effect for effect in effects if isinstance(effect, MmapLock | MmapUnlock)]
+    assert len(locks) == 2 * sum(isinstance(effect, MmapLock) for effect in locks) == 4
+    assert list(setting.host.processes.values()) == [setting.mm]
+    setting.put(A, 3)
+    setting.run(unpin(setting.mm, folio))
+    balance(setting.host)
+
+
+def test_copy_of_a_pinned_page_is_writable_only_where_the_mapping_is() -> None:
+    for write in (True, False):
+        setting = Setting()
+        setting.map(PAGE)
+        setting.put(A, 1)
+        setting.run(mprotect(setting.mm, A, PAGE, write=write))
+        folio = setting.run(pin_user_page(setting.mm, A, write=False))
+        child = setting.run(fork(setting.mm))
+        entry = child.table.lookup(A)
+        assert entry is not None
+        assert entry.writable is write
+        setting.run(unpin(setting.mm, folio))
+        balance(setting.host)
+
+
 def test_part_of_a_pinned_huge_page_is_copied_for_the_child() -> None:
     setting = Setting()
     setting.map(HUGE, "thp")
@@ -88,4 +130,24 @@ def test_part_of_a_pinned_huge_page_is_copied_for_the_child() -> None:
     assert setting.folio(A + 5 * PAGE) is folio
     assert setting.get(A + 5 * PAGE, child) == 7
     setting.run(unpin(setting.mm, folio))
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("anon4k", PAGE), ("thp", HUGE)])
+def test_fork_in_the_middle_of_a_migration_shares_the_page(kind: str, length: int) -> None:
+    """The migration entries, not the page, know whose it is: neither side may write it in place afterwards."""
+    setting = Setting()
+    setting.map(length, kind)
+    setting.put(A, 1)
+    children: list[Process] = []
+
+    def interfere(effect: object) -> None:
+        if isinstance(effect, CopyPage) and not children:
+            children.append(run_host(fork(setting.mm), setting.memory))
+
+    assert run_host(move_page(setting.mm, A), setting.memory, interfere) is Moved.DONE
+    setting.put(A, 2)
+    assert (setting.get(A), setting.get(A, children[0])) == (2, 1)
+    setting.put(A, 3, children[0])
+    assert (setting.get(A), setting.get(A, children[0])) == (2, 3)
     balance(setting.host)

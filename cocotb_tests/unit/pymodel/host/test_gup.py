@@ -4,6 +4,7 @@ import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
 from pymodel.host.errors import BadRange
+from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
 from pymodel.host.gup import Signal, UserPage, get_user_page, load, pin_user_page, populate, unpin
 from pymodel.host.ksm import scan
@@ -113,3 +114,24 @@ def test_accesses_of_the_process_set_accessed_and_dirty() -> None:
     assert setting.mm.table.value(1, A) & 0x60 == 0x20
     setting.put(A, 2)
     assert setting.mm.table.value(1, A) & 0x60 == 0x60
+
+
+def test_pin_of_a_private_file_page_takes_a_copy_first() -> None:
+    """Otherwise the first write of the process would part it from its device (gup_must_unshare)."""
+    setting = Setting()
+    file = MemFile()
+    setting.map(PAGE, "memfd", file=file, shared=False)
+    setting.get(A)
+    folio = setting.run(pin_user_page(setting.mm, A, write=False))
+    assert folio is not file.pages[0]
+    setting.put(A, 5)
+    assert setting.folio(A) is folio
+    setting.run(unpin(setting.mm, folio))
+    balance(setting.host, [file])
+
+
+def test_part_of_a_page_to_populate_wrong() -> None:
+    setting = Setting()
+    setting.map(PAGE)
+    with pytest.raises(BadRange, match="whole pages of 0x1000"):
+        setting.run(populate(setting.mm, A + 8, PAGE, write=True))

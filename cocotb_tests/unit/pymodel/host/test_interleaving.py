@@ -1,6 +1,7 @@
 """Host operations and guest accesses side by side, in many orders: the data is right whatever comes first."""
 
 from collections.abc import Callable, Generator, Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -103,6 +104,28 @@ def test_guest_reads_what_it_wrote_whatever_the_host_does(name: str, kind: str, 
         assert machine.load(A + 0x808) == 11
         machine.check()
         balance(machine.host, [file], machine.vm.tables)
+
+
+@pytest.mark.parametrize("kind", ["anon4k", "thp"])
+@pytest.mark.parametrize("names", list(combinations(("moves", "swaps", "merges", "splits", "forks", "protects"), 2)))
+def test_operations_of_the_host_do_not_disturb_each_other(names: tuple[str, str], kind: str) -> None:
+    """Two of them at once on the pages of two writing vCPUs; the accounts balance at the end."""
+    for seed in (*range(3), 16):
+        machine = Machine(V6_12 if seed % 2 else V6_1, vcpus=2)
+        machine.on_effect.append(machine.check_reuse)
+        machine.run(mapping.mmap(machine.process, A, HUGE, kind))
+        machine.run(madvise.mergeable(machine.process, A, HUGE))
+        machine.add_slot(0, 0, 512, A)
+        for page in range(PAGES):
+            machine.store(A + page * PAGE + 0x800, 7)
+        run_together(
+            machine, [writer(machine, 0), writer(machine, 1), *(host_side(machine, name) for name in names)], seed
+        )
+        for page in range(PAGES):
+            words = [machine.load(A + page * PAGE + offset) for offset in (0, 8, 0x800)]
+            assert words == [4, 4, 7], f"seed {seed}"
+        machine.check()
+        balance(machine.host, [], machine.vm.tables)
 
 
 class Hasty:

@@ -3,11 +3,13 @@
 import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.effects import Load
 from pymodel.host import entries
+from pymodel.host.effects import HostPteChanged, perform, run_host
 from pymodel.host.fork import fork
 from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
 from pymodel.host.ksm import merge_page, scan
-from pymodel.host.madvise import mergeable, unmergeable
+from pymodel.host.madvise import mergeable, page_out, unmergeable
 from pymodel.host.mapping import exit_process
 from pymodel.host.migrate import Moved, move_page
 from pymodel.host.notifier import MmuEvent
@@ -81,6 +83,52 @@ def test_page_that_changes_under_the_comparison_is_not_merged() -> None:
     balance(setting.host)
 
 
+@pytest.mark.parametrize("kernel", [HOST_6_1, HOST_6_12])
+def test_unmerged_page_is_writable_before_6_2_only(kernel: HostKernel) -> None:
+    """break_ksm: a write fault, later FAULT_FLAG_UNSHARE."""
+    setting = merged(kernel)
+    setting.run(unmergeable(setting.mm, A, 4 * PAGE))
+    entry = setting.mm.table.lookup(A)
+    assert entry is not None
+    assert entry.writable is (kernel is HOST_6_1)
+    setting.put(A, 6)
+    assert ([setting.get(A), setting.get(A + PAGE)], setting.calls) == ([6, 5], [])
+    balance(setting.host)
+
+
+def test_merge_looks_at_no_other_page_than_its_own_and_its_twin() -> None:
+    """Linear: 64 pages that differ, then a shared one, cost the same loads each."""
+    setting = Setting()
+    setting.map(64 * PAGE)
+    for page in range(64):
+        setting.put(A + page * PAGE, page + 1)
+    setting.run(mergeable(setting.mm, A, 64 * PAGE))
+    loads: list[object] = []
+    places = [(setting.mm, A + page * PAGE) for page in range(64)]
+    run_host(scan(setting.host, places), setting.memory,
+             lambda effect: loads.append(effect) if isinstance(effect, Load) else None)  # fmt: skip
+    assert len(loads) == 64 * 512
+
+
+def test_writer_between_write_protection_and_sharing_gets_a_copy() -> None:
+    """The reference that KSM holds keeps the page from being reused."""
+    setting = merged(count=2)
+    setting.put(A + 2 * PAGE, 9)
+    setting.put(A + 3 * PAGE, 9)
+    agent = scan(setting.host, [(setting.mm, A + 2 * PAGE), (setting.mm, A + 3 * PAGE)])
+    answer: int | None = None
+    while True:
+        effect = agent.send(answer)
+        answer = perform(effect, setting.memory)
+        if isinstance(effect, HostPteChanged):
+            break
+    setting.run(setting.mm.invalidate_end(A + 2 * PAGE, A + 3 * PAGE, MmuEvent.CLEAR))
+    setting.put(A + 2 * PAGE, 10)
+    run_host(agent, setting.memory)
+    assert (setting.get(A + 2 * PAGE), setting.get(A + 3 * PAGE)) == (10, 9)
+    balance(setting.host)
+
+
 def test_different_unmergeable_or_foreign_pages_stay() -> None:
     setting = Setting()
     setting.map(4 * PAGE)
@@ -127,4 +175,60 @@ def test_shared_page_moves_and_goes_to_swap() -> None:
     assert entries.is_swap(setting.mm.table.value(1, A))
     setting.put(A, 9)
     assert [setting.get(A + page * PAGE) for page in range(3)] == [9, 5, 5]
+    balance(setting.host)
+
+
+def test_page_that_is_clean_and_read_only_but_one_process_s_own_is_changed_too() -> None:
+    """Exclusive after a swap-in by a read: write_protect_page takes that away, and says so."""
+    setting = Setting(HOST_6_1)
+    setting.map(2 * PAGE)
+    for page in range(2):
+        setting.put(A + page * PAGE, 5)
+    setting.run(page_out(setting.mm, A, 2 * PAGE))
+    assert [setting.get(A + page * PAGE) for page in range(2)] == [5, 5]
+    assert setting.folio(A).exclusive
+    setting.run(mergeable(setting.mm, A, 2 * PAGE))
+    assert setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + PAGE)])) == 1
+    assert [name for name, *_ in setting.calls] == ["start", "change_pte", "end"] * 3
+    balance(setting.host)
+
+
+def test_page_that_changed_since_it_was_seen_is_not_shared() -> None:
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.run(mergeable(setting.mm, A, 2 * PAGE))
+    for page in range(2):
+        setting.put(A + page * PAGE, 5)
+    second = setting.folio(A + PAGE).frame << 12
+    changed: list[object] = []
+
+    def interfere(effect: object) -> None:
+        if effect == Load(second) and not changed:
+            changed.append(effect)
+            setting.put(A, 6)
+
+    places = [(setting.mm, A), (setting.mm, A + PAGE)]
+    assert run_host(scan(setting.host, places), setting.memory, interfere) == 0
+    assert not setting.host.ksm_pages
+    balance(setting.host)
+
+
+def test_content_is_shared_anew_after_the_last_user_left() -> None:
+    setting = merged()
+    for page in range(3):
+        setting.put(A + page * PAGE, 6)
+    assert setting.run(scan(setting.host, [(setting.mm, A + page * PAGE) for page in range(3)])) == 2
+    for page in range(3):
+        setting.put(A + page * PAGE, 5)
+    assert setting.run(scan(setting.host, [(setting.mm, A + page * PAGE) for page in range(3)])) == 2
+    assert [setting.get(A + page * PAGE) for page in range(3)] == [5, 5, 5]
+    balance(setting.host)
+
+
+def test_further_page_joins_a_shared_page_that_moved() -> None:
+    setting = merged()
+    setting.run(move_page(setting.mm, A))
+    setting.put(A + 3 * PAGE, 5)
+    assert setting.run(scan(setting.host, [(setting.mm, A + 3 * PAGE)])) == 1
+    assert setting.folio(A + 3 * PAGE) is setting.folio(A)
     balance(setting.host)

@@ -1,14 +1,17 @@
 """madvise: what is dropped, aged, swapped, and what the notifiers hear."""
 
+from typing import Any
+
 import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
-from pymodel.host import madvise
+from pymodel.host import entries, madvise
 from pymodel.host.errors import BadRange
 from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
 from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
 from pymodel.host.notifier import MmuEvent
+from pymodel.host.split import split_entry
 
 CLEAR = MmuEvent.CLEAR
 
@@ -104,7 +107,8 @@ def test_page_out_asks_for_accesses_before_6_9(kernel: HostKernel, asks: bool) -
     setting.put(A, 5)
     assert setting.run(madvise.page_out(setting.mm, A, 2 * PAGE)) == 1
     pair = [("start", 0, PAGE, CLEAR), ("end", 0, PAGE, CLEAR)]
-    assert setting.calls == ([("young", 0, PAGE, -1)] if asks else []) + pair
+    asked = [("young", 0, PAGE, -1)] if asks else []
+    assert setting.calls == asked + pair
 
 
 def test_page_out_leaves_what_a_child_shares_and_splits_at_the_edge() -> None:
@@ -116,6 +120,35 @@ def test_page_out_leaves_what_a_child_shares_and_splits_at_the_edge() -> None:
     child = setting.run(fork(setting.mm))
     assert setting.run(madvise.page_out(setting.mm, A + 8 * PAGE, 8 * PAGE)) == 0
     assert setting.get(A + 5 * PAGE, child) == 5
+    balance(setting.host)
+
+
+def test_page_out_of_a_page_in_parts_takes_only_the_range() -> None:
+    """A huge page that is mapped in 4K entries is split, and its other pages stay."""
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A + 20 * PAGE, 5)
+    setting.run(split_entry(setting.mm, A))
+    assert setting.run(madvise.page_out(setting.mm, A, 8 * PAGE)) == 8
+    assert setting.host.swap.used == 8
+    assert setting.folio(A + 20 * PAGE).order == 0
+    assert setting.get(A + 20 * PAGE) == 5
+    balance(setting.host)
+
+
+@pytest.mark.parametrize("advice", [madvise.cold, madvise.free])
+def test_advice_for_a_part_splits_the_huge_page(advice: Any) -> None:
+    """The split is announced, for MADV_FREE within the pair of the call; the advice then holds for the part."""
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(advice(setting.mm, A, 4 * PAGE))
+    inner = [("start", 0, HUGE, CLEAR), ("end", 0, HUGE, CLEAR)] * 2
+    outer = [("start", 0, 4 * PAGE, CLEAR), ("end", 0, 4 * PAGE, CLEAR)] if advice is madvise.free else []
+    assert setting.calls == outer[:1] + inner + outer[1:]
+    young = [bool(setting.mm.table.value(1, A + page * PAGE) & entries.ACCESSED) for page in (0, 3, 4)]
+    assert young == [False, False, True]
+    assert setting.get(A) == 5
     balance(setting.host)
 
 
@@ -144,3 +177,14 @@ def test_advice_for_other_memory_or_holes_wrong() -> None:
             setting.run(dropping(setting.mm, A, 2 * PAGE))
     with pytest.raises(BadRange, match="whole pages"):
         setting.run(madvise.dont_need(setting.mm, A, 8))
+
+
+@pytest.mark.parametrize("advice", [madvise.cold, madvise.free, madvise.page_out])
+def test_huge_page_that_a_child_shares_is_left_whole(advice: Any) -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(fork(setting.mm))
+    setting.run(advice(setting.mm, A, 4 * PAGE))
+    assert (setting.level(A), [call for call in setting.calls if call[2] == HUGE]) == (2, [])
+    balance(setting.host)

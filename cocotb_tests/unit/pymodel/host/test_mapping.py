@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host.effects import MmapLock, MmapUnlock, run_host
 from pymodel.host.errors import BadRange, OutOfMemory
 from pymodel.host.files import HugetlbFile, MemFile
 from pymodel.host.gup import Signal
 from pymodel.host.kernel import HOST_6_1
-from pymodel.host.mapping import exit_process, mremap, munmap
+from pymodel.host.mapping import exit_process, mmap, mremap, munmap
 from pymodel.host.notifier import MmuEvent
 
 UNMAP, CLEAR = MmuEvent.UNMAP, MmuEvent.CLEAR
@@ -172,3 +173,16 @@ def test_mremap_wrong() -> None:
         setting.run(mremap(setting.mm, A, 2 * PAGE, A + PAGE))
     with pytest.raises(BadRange, match="needs one mapping"):
         setting.run(mremap(setting.mm, A, 4 * PAGE, A + HUGE))
+
+
+def test_mapping_that_cannot_be_reserved_leaves_no_lock() -> None:
+    """hugetlb_reserve_pages fails when the old mapping is gone already."""
+    setting = Setting(huge=1)
+    setting.map(2 * HUGE)
+    effects: list[Any] = []
+    with pytest.raises(OutOfMemory, match="2 hugetlb pages of level 2 asked for"):
+        run_host(mmap(setting.mm, A, 2 * HUGE, "hugetlb2m"), setting.memory, effects.append)
+    locks = [type(effect) for effect in effects if isinstance(effect, MmapLock | MmapUnlock)]
+    assert locks == [MmapLock, MmapUnlock]
+    assert setting.mm.vmas.find(A) is None
+    balance(setting.host)

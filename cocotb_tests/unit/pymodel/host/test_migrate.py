@@ -9,7 +9,7 @@ from pymodel.host import entries
 from pymodel.host.effects import CopyPage
 from pymodel.host.files import HugetlbFile, MemFile
 from pymodel.host.fork import fork
-from pymodel.host.gup import populate
+from pymodel.host.gup import pin_user_page, populate, unpin
 from pymodel.host.madvise import dont_need
 from pymodel.host.migrate import Moved, move_page
 from pymodel.host.mprotect import mprotect
@@ -105,6 +105,23 @@ def test_hugetlb_file_page_moves_within_its_pool() -> None:
     assert setting.get(A) == 5
     assert file.pages[0] is setting.folio(A)
     balance(setting.host, [file])
+
+
+@pytest.mark.parametrize("kind", ["anon4k", "memfd"])
+def test_page_in_use_is_announced_at_every_attempt_and_stays(kind: str) -> None:
+    """NR_MAX_MIGRATE_PAGES_RETRY: the guest loses the page ten times, its DMA never (folio_migrate_mapping)."""
+    setting = Setting()
+    file = MemFile() if kind == "memfd" else None
+    setting.map(PAGE, kind, file=file)
+    setting.put(A, 5)
+    value = setting.mm.table.value(1, A)
+    folio = setting.run(pin_user_page(setting.mm, A, write=True))
+    assert setting.run(move_page(setting.mm, A)) is Moved.BUSY
+    assert setting.calls == [("start", 0, PAGE, CLEAR), ("end", 0, PAGE, CLEAR)] * 10
+    assert (setting.folio(A), setting.mm.table.value(1, A)) == (folio, value)
+    setting.run(unpin(setting.mm, folio))
+    assert setting.run(move_page(setting.mm, A)) is Moved.DONE
+    balance(setting.host, [file] if file is not None else [])
 
 
 def test_what_cannot_move() -> None:

@@ -49,3 +49,18 @@ def test_entry_grants_what_its_bits_say() -> None:
     assert grants(entry, _A, False) == (5, False)
     assert grants(entry, _A, True) is None
     assert grants(None, _A, False) is None
+
+
+def test_walk_goes_on_with_what_a_huge_entry_became() -> None:
+    """Somebody splits it, or takes an entry away, before the walk is there."""
+    table = HostPageTable()
+    table.set(1, _A - 0x1000, 0x1000_0225)
+    table.set(2, _A, 0x14A4008E7)
+    table.set(1, _A + (1 << 21), 0x2000_0225)
+    walk = table.walk(_A - 0x1000, _A + (1 << 21) + 0x1000)
+    assert next(walk).hva == _A - 0x1000
+    table.clear(2, _A)
+    for page in (0, 5):
+        table.set(1, _A + (page << 12), 0x14A400867 + (page << 12))
+    table.clear(1, _A + (1 << 21))
+    assert [(entry.hva - _A, entry.level) for entry in walk] == [(0, 1), (0x5000, 1)]

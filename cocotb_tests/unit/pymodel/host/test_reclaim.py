@@ -6,7 +6,7 @@ from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balan
 from pymodel.host import entries
 from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
-from pymodel.host.gup import pin_user_page
+from pymodel.host.gup import pin_user_page, unpin
 from pymodel.host.kernel import HOST_6_1
 from pymodel.host.madvise import dont_need
 from pymodel.host.notifier import MmuEvent
@@ -134,4 +134,31 @@ def test_page_that_is_used_once_it_is_unmapped_is_not_lost(order: int) -> None:
     assert setting.get(A + 8) == 5
     setting.put(A + 8, 6)
     assert setting.get(A + 8) == 6
+    balance(setting.host)
+
+
+def test_page_in_use_is_unmapped_and_found_again() -> None:
+    """Only __remove_mapping sees the reference; until then the guest has lost the page, which stays as it is."""
+    setting = Setting()
+    setting.map(PAGE)
+    setting.put(A, 5)
+    folio = setting.folio(A)
+    folio.refs += 1
+    assert setting.run(reclaim(setting.host, [folio], ages=False)) == 0
+    assert setting.calls == [("start", 0, PAGE, CLEAR), ("end", 0, PAGE, CLEAR)]
+    assert setting.get(A) == 5
+    assert setting.folio(A) is folio
+    setting.run(setting.host.put(folio))
+    balance(setting.host)
+
+
+def test_pinned_page_is_left_alone() -> None:
+    """shrink_folio_list looks at pins (folio_maybe_dma_pinned) before it unmaps anything."""
+    setting = Setting()
+    setting.map(PAGE)
+    setting.put(A, 5)
+    folio = setting.run(pin_user_page(setting.mm, A, write=True))
+    assert setting.run(reclaim(setting.host, [folio], ages=False)) == 0
+    assert setting.calls == []
+    setting.run(unpin(setting.mm, folio))
     balance(setting.host)

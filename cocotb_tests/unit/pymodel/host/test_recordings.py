@@ -1,4 +1,4 @@
-"""The whole host, by itself, does what the hosts of the recordings did: notifier calls, ranges, page tables."""
+"""The whole host, by itself, does what the hosts of the recordings did: notifier calls, ranges, page tables, data."""
 
 from pathlib import Path
 
@@ -9,33 +9,38 @@ from cocotb_tests.unit.pymodel.host.player import Player
 from pymodel.host.kernel import HOST_6_12, HOST_6_13, HostKernel
 
 DATA = Path(__file__).resolve().parents[3] / "data" / "kvm"
-NOT_PLAYED = {
-    "age_damon": "reclaims by its own timing",
-    "age_lrugen": "reclaims by its own timing",
-    "race_vcpus": "two guests at once",
-    "longmode": "the recorder writes the guest's page tables, which the steps do not show",
-    "dirty_1g_eager": "slow: a gigabyte in 4K entries is checked after every step; fault_hugetlb_1g has the same host",
-    "nx_huge_1g": "slow, for the same reason",
-}
-RECORDINGS = sorted(path for path in DATA.glob("*/*.jsonl.gz") if path.name.split(".")[0] not in NOT_PLAYED)
+NOT_CHECKED = ("dirty_1g_eager",)
+"""A gigabyte in 4K entries: I1 to I7 are not looked at after every step."""
+BY_ITSELF = {"longmode": frozenset((3,))}
+"""Slots of page tables that the recorder writes for its guest; the guest's own walks are not played."""
+RECORDINGS = sorted(DATA.glob("*/*.jsonl.gz"))
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: f"{path.parent.name}-{path.name.split('.')[0]}")
-def test_host_does_what_was_recorded(path: Path) -> None:
-    """Every notifier call of every step, in order, with its range and event; every host entry after it."""
-    player = Player(read_kvm_recording(path))
-    player.play()
-    assert player.differences == [], "\n".join(player.differences[:3])
-    assert player.steps > 10
+def played(name: str, kernel: HostKernel | None = None, *, invariants: bool = True) -> Player:
+    """The recording `name` ("6.1/remap"), to its end."""
+    untold = BY_ITSELF.get(name.split("/")[1], frozenset[int]())
+    player = Player(read_kvm_recording(DATA / f"{name}.jsonl.gz"), kernel, untold)
+    player.play(invariants=invariants)
+    return player
 
 
-def test_recordings_are_there_and_show_notifiers() -> None:
+@pytest.mark.parametrize("name", [f"{path.parent.name}/{path.name.split('.jsonl')[0]}" for path in RECORDINGS])
+def test_host_does_what_was_recorded(name: str) -> None:
+    """Every notifier call of every step, in order, with its range and event; every host entry after it; every read."""
+    player = played(name, invariants=name.split("/")[1] not in NOT_CHECKED)
+    found = player.differences
+    if name.split("/")[1] in BY_ITSELF:
+        found = [text for text in found if "reads" not in text and "access" not in text]
+    assert found == [], "\n".join(found[:3])
+    assert player.steps >= 10
+
+
+def test_recordings_are_there_and_show_something() -> None:
     """The comparison above would hold for nothing at all."""
-    players = [Player(read_kvm_recording(DATA / name)) for name in ("6.1/remap.jsonl.gz", "6.12/fork_4k.jsonl.gz")]
-    for player in players:
-        player.play()
-    assert [player.calls for player in players] == [20, 10]
-    assert len(RECORDINGS) > 25
+    players = [played(name) for name in ("6.1/remap", "6.12/fork_4k", "6.1/random_4k", "6.1/age_lrugen")]
+    assert [(player.calls, player.reads, player.guard.taken) for player in players] == [
+        (20, 3, 19), (10, 7, 17), (241, 117, 246), (338, 8, 596)]  # fmt: skip
+    assert len(RECORDINGS) > 30
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,4 @@ def test_recordings_are_there_and_show_notifiers() -> None:
      ("6.1/random_lazy", HOST_6_12), ("6.12/fault_thp", HOST_6_13)],
 )  # fmt: skip
 def test_another_kernel_is_told_apart(name: str, kernel: HostKernel) -> None:
-    player = Player(read_kvm_recording(DATA / f"{name}.jsonl.gz"), kernel)
-    player.play()
-    assert player.differences
+    assert played(name, kernel, invariants=False).differences

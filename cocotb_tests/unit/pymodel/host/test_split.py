@@ -1,6 +1,8 @@
 """Splitting entries and pages."""
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host import entries
+from pymodel.host.effects import HostPteChanged
 from pymodel.host.fork import fork
 from pymodel.host.gup import pin_user_page, unpin
 from pymodel.host.kernel import HOST_6_1
@@ -95,3 +97,16 @@ def test_page_in_use_is_not_split() -> None:
     folio.refs -= 1
     assert setting.get(A + 5 * PAGE) == 6
     balance(setting.host)
+
+
+def test_split_page_is_unreachable_from_the_first_call_to_the_last() -> None:
+    """The entries are split into migration entries at once (freeze), so that no fault finds one in between."""
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 1)
+    present: list[bool] = []
+    for effect in split_folio(setting.host, setting.folio(A)):
+        if isinstance(effect, HostPteChanged) and effect.level == 1:
+            present.append(bool(effect.new & entries.PRESENT))
+    assert present == [False] * 512 + [True] * 512
+    assert setting.get(A) == 1

@@ -1,7 +1,8 @@
 """Random histories of a host with a guest, against an oracle that is a dictionary of words and permissions.
 
 The oracle knows nothing of pages: a private word belongs to one process, a word of a file to all. After every step
-the accounts of the host balance, and the guest's tables satisfy I1 to I5 and I7 of facts C12.
+the accounts of the host balance, and the guest's tables satisfy I1 to I5 and I7 of facts C12. No entry loses anything
+outside an invalidation.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cocotb_tests.unit.pymodel.host.spy import Guard
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, balance
 from pymodel.host import aging, collapse, fork, gup, ksm, madvise, mapping, migrate, punch, reclaim, split
 from pymodel.host.files import MemFile
@@ -46,6 +48,7 @@ class HostHistory(RuleBasedStateMachine):
         self.machine = Machine(version, fmt=fmt, frames=1 << 14, hugetlb={2: FAMILY + 2}, vcpus=2)
         self.machine.on_effect.append(self.machine.check_reuse)
         self.mm = self.machine.process
+        self.machine.on_effect.append(Guard(self.mm).see)
         self.file = MemFile()
         for ident, (name, (hva, count)) in enumerate(REGIONS.items()):
             kind, file = ("memfd", self.file) if name in ("memfd", "alias") else (name, None)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A
+from cocotb_tests.unit.pymodel.host.support import GIGA, HUGE, PAGE, A
 from pymodel.host.errors import BadRange
-from pymodel.host.files import HugetlbPool
+from pymodel.host.files import HugetlbFile, HugetlbPool, MemFile
 from pymodel.host.frames import Frames
 from pymodel.host.vma import Vma, VmaMap
 
@@ -59,6 +59,34 @@ def test_reservations_are_shared_out_with_the_parts() -> None:
     assert [vma.reserve for vma in vmas] == [{A}, {A + 2 * HUGE}]
     with pytest.raises(BadRange, match="inside a hugetlb2m page"):
         vmas.split(vmas.covering(A, A + HUGE)[0], A + PAGE)
+
+
+def test_mappings_of_a_file_are_found_without_looking_at_others() -> None:
+    """Also after a cut, a join and a removal."""
+    vmas, file = VmaMap(), MemFile()
+    shown = Vma(A, A + 4 * PAGE, "memfd", shared=True, file=file)
+    vmas.insert(one(A + 8 * PAGE, A + 9 * PAGE))
+    vmas.insert(shown)
+    vmas.split(shown, A + PAGE)
+    assert [(vma.start - A) >> 12 for vma in vmas.of_file(file)] == [0, 1]
+    vmas.merge(A, A + 4 * PAGE)
+    assert vmas.of_file(file) == [shown]
+    vmas.remove(shown)
+    assert vmas.of_file(file) == []
+
+
+def test_range_over_a_shared_hugetlb_file_is_announced_in_gigabytes() -> None:
+    """adjust_range_if_pmd_sharing_possible: only where a whole gigabyte lies in the mapping, and only within it."""
+    pool = HugetlbPool(Frames(0, 512), 2, 1)
+    base = 5 * GIGA
+    vma = Vma(base - HUGE, base + GIGA + HUGE, "hugetlb2m", shared=True, file=HugetlbFile(pool), pool=pool)
+    assert vma.announced(base + HUGE, base + 2 * HUGE) == (base, base + GIGA)
+    assert vma.announced(base - HUGE, base) == (base - HUGE, base)
+    assert vma.announced(base - HUGE, base + HUGE) == (base - HUGE, base + GIGA)
+    assert vma.announced(base + GIGA - HUGE, vma.end) == (base, vma.end)
+    for small in (Vma(base, base + GIGA - HUGE, "hugetlb2m", shared=True, file=vma.file, pool=pool),
+                  Vma(base, base + GIGA, "hugetlb2m", pool=pool), one(base, base + GIGA)):  # fmt: skip
+        assert small.announced(base + HUGE, base + 2 * HUGE) == (base + HUGE, base + 2 * HUGE)
 
 
 def test_hole_overlap_and_stranger_wrong() -> None:
