@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cocotb_tests.bench.figures import LATENCIES, PEER, ceiling, peer
-from cocotb_tests.bench.run import bench_params, tasks
+from cocotb_tests.bench.run import tasks
+from cocotb_tests.bench.task import bench_params
 from cocotb_tests.harness.cosim import cosimulate
 from cocotb_tests.harness.job import run_job_on_model
 

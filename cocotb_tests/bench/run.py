@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,19 @@ from rich.console import Console
 
 from cocotb_tests.bench import tables
 from cocotb_tests.bench.figures import LATENCIES, OURS, PEER, PEER_SOURCE
+from cocotb_tests.bench.speed import speeds
+from cocotb_tests.bench.task import Task, bench_params
 from cocotb_tests.bench.workloads import WORKLOADS, digest
 from cocotb_tests.command import write_whole
 from cocotb_tests.harness.cosim import CosimFailed, build_bench, cosimulate
 from cocotb_tests.harness.lockstep import JUDGES
-from pymodel.spec.params import IommuParams
 
-__all__ = ["Task", "bench_params", "measure", "run", "tasks"]
+__all__ = ["measure", "run", "tasks"]
 
 _JOBS = "cocotb_tests.bench.jobs"
 _SEED = 1
 _WIDTH = 120  # columns of the tables where the terminal is narrower
 _EQUAL_PAGES = ("ws64", "hot8", "seq", "multidev")  # workloads in which the size of the IOTLB matters
-
-
-@dataclass
-class Task:
-    """One simulation, and once it ran its figures."""
-
-    params: IommuParams
-    job: str
-    parameters: dict[str, Any]
-    figures: dict[str, Any] = field(default_factory=dict)
-    compared: int = 0
-    """Cycles that were compared with the golden model."""
-
-    @property
-    def latency(self) -> int:
-        """The memory's read latency."""
-        return int(self.parameters["latency"])
-
-
-def bench_params(slots: int, lines: int = 16) -> IommuParams:
-    """The design that is measured: W walk slots, and as many IOTLB lines as the peer has entries."""
-    return IommuParams(iotlb_entries=lines, walk_slots=slots, pending_requests=max(16, 2 * slots))
 
 
 def tasks(quick: bool = False) -> list[Task]:
@@ -109,8 +87,6 @@ def run(
         console = Console(highlight=False, width=_WIDTH)
     try:
         if sim_speed:
-            from cocotb_tests.bench.speed import speeds
-
             report = speeds(console, simulator, quick)
         else:
             report = _figures(console, simulator, quick, check)

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cocotb_tests.bench.run import bench_params
+from cocotb_tests.bench.task import bench_params
 from cocotb_tests.bench.workloads import BASE, DELTA, SIZES, WORKLOADS
 from cocotb_tests.harness.cosim import CosimFailed, cosimulate, sim_speed
 from cocotb_tests.harness.installation import require

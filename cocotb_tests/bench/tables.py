@@ -1,15 +1,13 @@
 """Tables of `twodim bench`, and the same rows as JSON-able values."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cocotb_tests.bench.figures import PEER, PEER_INVALIDATION, ceiling, peer, peer_latency
-
-if TYPE_CHECKING:
-    from cocotb_tests.bench.run import Task
+from cocotb_tests.bench.task import Task
 
 __all__ = ["invalidations", "throughput", "walks"]
 
@@ -27,7 +25,7 @@ def _text(span: Sequence[int]) -> str:
     return str(span[0]) if span[0] == span[-1] else f"{span[0]}..{span[-1]}"
 
 
-def throughput(console: Console, tasks: Iterable["Task"]) -> list[dict[str, Any]]:
+def throughput(console: Console, tasks: Iterable[Task]) -> list[dict[str, Any]]:
     """Back-to-back workloads: ours, the peer's, the ceiling, the ratios."""
     table = _table(
         "Translations per 1000 cycles, back to back", "workload", "page", "L", "W", "lines", "ours", "peer",
@@ -65,7 +63,7 @@ def throughput(console: Console, tasks: Iterable["Task"]) -> list[dict[str, Any]
     return rows
 
 
-def walks(console: Console, tasks: Iterable["Task"]) -> list[dict[str, Any]]:
+def walks(console: Console, tasks: Iterable[Task]) -> list[dict[str, Any]]:
     """Requests alone: their line reads n and their latency against n(L+1)+3."""
     found: dict[tuple[str, int], dict[int, Span]] = {}
 
@@ -106,7 +104,7 @@ def walks(console: Console, tasks: Iterable["Task"]) -> list[dict[str, Any]]:
     return rows
 
 
-def invalidations(console: Console, tasks: Iterable["Task"]) -> list[dict[str, Any]]:
+def invalidations(console: Console, tasks: Iterable[Task]) -> list[dict[str, Any]]:
     """Invalidations before a wait with a status write, in silence and with walks in flight."""
     table = _table(
         "k invalidations and a wait: cycles to the status write on the port", "L", "W", "k",

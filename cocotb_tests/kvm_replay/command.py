@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cocotb_tests.inputs.errors import InputError
 from cocotb_tests.inputs.kvm_recording import read_kvm_recording
-from cocotb_tests.kvm_replay.engine import Replay, ReplayResult
+from cocotb_tests.kvm_replay.engine import Replay
+from cocotb_tests.kvm_replay.session import ReplayResult
 
 __all__ = ["main", "report", "replay_file"]
 

@@ -3,24 +3,29 @@
 Each becomes an agent that the step runs there: the notifier call is the recording's, what KVM does in it the model's.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
+from cocotb_tests.kvm_replay.match import Matcher
 from pymodel.host.recorded import RecordedHost
 from pymodel.kvm import notifier, nx_recovery, roots
 from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, Resched
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.vm import Vm
 
-if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay.engine import Replay
-    from cocotb_tests.kvm_replay.match import Matcher
-
 __all__ = ["HostView", "answer_fault", "host_agent", "interrupted", "is_call", "wants_lock"]
 
 _RECOVERY_TASK = "nx-lpage"
 _ENTRY = frozenset(("call svm_flush_tlb_all", "call kvm_mmu_free_obsolete_roots"))
 """Requests that an entry serves."""
+
+
+class Replayed(Protocol):
+    """What the host's side needs of a replay."""
+
+    host: RecordedHost
+    recovering: bool
+    """Whether the NX recovery worker is running."""
 
 
 class HostView:
@@ -35,7 +40,7 @@ class HostView:
         return 1 if entry is None or not entry.present else entry.level
 
 
-def answer_fault(host: RecordedHost, effect: HostFault, matcher: "Matcher") -> HostPage:
+def answer_fault(host: RecordedHost, effect: HostFault, matcher: Matcher) -> HostPage:
     """get_user_pages on the recorded tables; the next recorded answer helps where they cannot tell."""
     hint = None
     for record in matcher.records[matcher.position :]:
@@ -50,13 +55,13 @@ def answer_fault(host: RecordedHost, effect: HostFault, matcher: "Matcher") -> H
     return HostPage(None) if page is None else HostPage(*page)
 
 
-def interrupted(matcher: "Matcher") -> bool:
+def interrupted(matcher: Matcher) -> bool:
     """Whether the guest was left here for the host's sake: the recording enters it again without an exit."""
     record = matcher.peek()
     return record is not None and (record.name == "vmentry" or record.name in _ENTRY)
 
 
-def wants_lock(effect: Resched, matcher: "Matcher") -> bool:
+def wants_lock(effect: Resched, matcher: Matcher) -> bool:
     """Whether the scheduler wanted the CPU here: the recording flushes in the middle of a zap.
 
     Where nothing is owed a pause leaves no record and does not matter.
@@ -67,7 +72,7 @@ def wants_lock(effect: Resched, matcher: "Matcher") -> bool:
     return record is not None and record.name == "call kvm_flush_remote_tlbs"
 
 
-def host_agent(replay: "Replay", vm: Vm, record: KvmRecord) -> KvmAgent[Any] | None:
+def host_agent(replay: Replayed, vm: Vm, record: KvmRecord) -> KvmAgent[Any] | None:
     """What to run where the recording has this record; None if it is KVM's own doing."""
     name, fields = record.name, record.fields
     if name.startswith("call kvm_mmu_notifier_"):
@@ -97,18 +102,18 @@ def is_call(record: KvmRecord) -> bool:
     return record.name.startswith("call kvm_mmu_notifier_")
 
 
-def _range_end(replay: "Replay", vm: Vm, start: int, end: int) -> KvmAgent[None]:
+def _range_end(replay: Replayed, vm: Vm, start: int, end: int) -> KvmAgent[None]:
     yield from notifier.invalidate_range_end(vm, start, end)
     replay.host.settle(start, end)
 
 
-def _recover(replay: "Replay", vm: Vm) -> KvmAgent[None]:
+def _recover(replay: Replayed, vm: Vm) -> KvmAgent[None]:
     replay.recovering = True
     yield from nx_recovery.recover(vm)
     replay.recovering = False
 
 
-def _new_page(replay: "Replay", vm: Vm, hva: int) -> tuple[int, bool]:
+def _new_page(replay: Replayed, vm: Vm, hva: int) -> tuple[int, bool]:
     for slot, _, _ in vm.slots.in_hva_range(hva, hva + 1):
         entry = replay.host.final(slot.ident, hva)
         if entry is not None and entry.present:

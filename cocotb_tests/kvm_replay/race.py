@@ -10,19 +10,18 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
 from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, is_call, wants_lock
 from cocotb_tests.kvm_replay.match import Matcher, Mismatch
+from cocotb_tests.kvm_replay.recorded_steps import Step
+from cocotb_tests.kvm_replay.session import Session
 from cocotb_tests.kvm_replay.steps import guest
 from pymodel import effects as base
 from pymodel.effects import Effect, Load
 from pymodel.kvm.effects import HostFault, HostInterrupt, KvmAgent, KvmEffect, Resched, SpteChanged, Trace
 from pymodel.kvm.vm import Vm
-
-if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay.engine import Replay, Step
 
 __all__ = ["race"]
 
@@ -51,7 +50,7 @@ class _Task:
 class _Run:
     """One attempt at one interleaving."""
 
-    def __init__(self, replay: "Replay", vm: Vm, step: "Step", plan: Plan) -> None:
+    def __init__(self, replay: Session, vm: Vm, step: Step, plan: Plan) -> None:
         self.replay = replay
         self.vm = vm
         self.plan = plan
@@ -183,7 +182,7 @@ def task_fault(task: _Task) -> KvmEffect | None:
     return next(placeholder, None)
 
 
-def _tasks(step: "Step") -> dict[int, str]:
+def _tasks(step: Step) -> dict[int, str]:
     """vCPU -> its task, by the records that name both."""
     names: dict[int, str] = {}
     for record in step.body:
@@ -197,7 +196,7 @@ def _tasks(step: "Step") -> dict[int, str]:
     return names
 
 
-def race(replay: "Replay", step: "Step") -> None:
+def race(replay: Session, step: Step) -> None:
     """Find an interleaving for the step and leave the replay in its final state. Raises `Mismatch` if none is found."""
     restore = _checkpoint(replay)
     plan: Plan = {}
@@ -226,7 +225,7 @@ def race(replay: "Replay", step: "Step") -> None:
     raise best
 
 
-def _attempt(replay: "Replay", step: "Step", plan: Plan) -> tuple[_Run, Mismatch | None]:
+def _attempt(replay: Session, step: Step, plan: Plan) -> tuple[_Run, Mismatch | None]:
     assert replay.vm is not None
     run = _Run(replay, replay.vm, step, plan)
     try:
@@ -260,7 +259,7 @@ def _usual(record: KvmRecord) -> int:
     return _ALL if record.name.endswith("invalidate_range_end") else _LOADS
 
 
-def _finish(replay: "Replay", run: _Run, tried: int) -> None:
+def _finish(replay: Session, run: _Run, tried: int) -> None:
     replay.matcher.position = len(replay.matcher.records)
     replay.matcher.compared += sum(task.matcher.compared for task in run.tasks.values())
     replay.result.transitions += sum(
@@ -269,7 +268,7 @@ def _finish(replay: "Replay", run: _Run, tried: int) -> None:
     replay.result.interleavings += tried
 
 
-def _checkpoint(replay: "Replay") -> Callable[[], None]:
+def _checkpoint(replay: Session) -> Callable[[], None]:
     """Remember the state before the step; the result puts it back, as often as wanted."""
     memory, renaming = replay.memory.copy(), replay.matcher.save()
     keep = {id(replay): replay}

@@ -4,10 +4,11 @@ Steps on the host's memory do nothing here: the recorded tables and notifier cal
 refuses the model must refuse, with the same errno.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
 from cocotb_tests.kvm_replay.host import HostView
+from cocotb_tests.kvm_replay.session import Session
 from pymodel.host.regions import Region
 from pymodel.kvm import dirty, nx_recovery, roots, slot_ops
 from pymodel.kvm.effects import KvmAgent
@@ -18,9 +19,6 @@ from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.vcpu import Access, Instruction, run_guest
 from pymodel.kvm.version import version_for
 from pymodel.kvm.vm import Vcpu, Vm
-
-if TYPE_CHECKING:
-    from cocotb_tests.kvm_replay.engine import Replay
 
 __all__ = ["guest", "perform"]
 
@@ -34,7 +32,7 @@ _RESET = {"cr0": 0x11, "cr3": 0, "cr4": 0, "efer": 0}
 """Control registers of the capture's flat guest; a call that changes none of them leaves the root alone."""
 
 
-def perform(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def perform(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     """Do one step. Raises `Mismatch` where its result differs from the recorded one."""
     name = op.fields["op"]
     if name.startswith("guest_"):
@@ -45,14 +43,14 @@ def perform(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
         replay.note(f"step {name}")
 
 
-def _vm(replay: "Replay", op: KvmRecord) -> Vm:
+def _vm(replay: Session, op: KvmRecord) -> Vm:
     if replay.vm is None:
         replay.matcher.fail("a VM", "none: this step comes before create_vm", op.line)
         raise AssertionError
     return replay.vm
 
 
-def _vcpu(replay: "Replay", op: KvmRecord) -> Vcpu:
+def _vcpu(replay: Session, op: KvmRecord) -> Vcpu:
     vcpus, number = _vm(replay, op).vcpus, op.fields["vcpu"]
     if number >= len(vcpus):
         replay.matcher.fail(f"vCPU {number}", f"{len(vcpus)} vCPUs", op.line)
@@ -66,7 +64,7 @@ def _errno(end: KvmRecord | None) -> int:
     return int(end.fields.get("errno", 0))
 
 
-def _call(replay: "Replay", op: KvmRecord, end: KvmRecord | None, agent: KvmAgent[Any]) -> Any:
+def _call(replay: Session, op: KvmRecord, end: KvmRecord | None, agent: KvmAgent[Any]) -> Any:
     """An operation that KVM may refuse: the model must refuse the same, with the same errno; None if it does.
 
     A refusal that the model has no reason for, and that left no record, was the host's (no memory, no right).
@@ -94,7 +92,7 @@ def _slot(op: KvmRecord) -> tuple[int, int]:
     return number & 0xFFFF, op.fields.get("as_id", number >> 16)
 
 
-def _create_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _create_vm(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     version = version_for(replay.recording.header.kernel)
     replay.params.manual_protect = replay.params.initially_set = False
     replay.params.slot_zap_all = True
@@ -104,17 +102,17 @@ def _create_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
     replay.matcher.vm = replay.vm
 
 
-def _create_vcpus(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _create_vcpus(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm = _vm(replay, op)
     for _ in range(op.fields["n"]):
         vm.add_vcpu()
 
 
-def _region(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _region(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     replay.host.regions.add(Region(op.fields["hva"], op.fields["len"], str(op.fields["kind"])))
 
 
-def _memslot(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _memslot(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm, fields = _vm(replay, op), op.fields
     change, (ident, as_id) = fields["change"], _slot(op)
     if change == "create":
@@ -132,7 +130,7 @@ def _memslot(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
     _call(replay, op, end, agent)
 
 
-def _get_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _get_dirty_log(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm = _vm(replay, op)
 
     def get() -> KvmAgent[set[int]]:
@@ -147,7 +145,7 @@ def _get_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> No
         replay.matcher.fail(f"dirty pages, of which {wrong} differ", f"{len(dirty_pages)} pages", end.line)
 
 
-def _clear_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _clear_dirty_log(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm, fields = _vm(replay, op), op.fields
     bits = [first + index for first, count in fields["bits"] for index in range(count)]
 
@@ -158,7 +156,7 @@ def _clear_dirty_log(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> 
     _call(replay, op, end, clear())
 
 
-def _enable_cap(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _enable_cap(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm, fields = _vm(replay, op), op.fields
     cap, arg = fields["cap"], fields["arg"]
     error = 0
@@ -193,12 +191,12 @@ def _enable_ring(vm: Vm, size: int) -> int:
     return 0
 
 
-def _result(replay: "Replay", end: KvmRecord | None, error: int) -> None:
+def _result(replay: Session, end: KvmRecord | None, error: int) -> None:
     if end is not None and end.fields.get("errno", 0) != error:
         replay.matcher.fail(f"errno {end.fields.get('errno')}", f"errno {error}", end.line)
 
 
-def _host_set(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _host_set(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     params, value = replay.params, str(op.fields["value"])
     what = op.fields["what"]
     if what == "eager_page_split":
@@ -218,7 +216,7 @@ def _truth(value: str) -> bool:
     return value[:1] in ("1", "y", "Y", "t", "T") or value[:2].lower() == "on"
 
 
-def _set_sregs(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _set_sregs(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm = _vm(replay, op)
     vcpu = _vcpu(replay, op)
     replay.guest_tables = op.fields.get("cr3") if op.fields.get("mode") == "long" else None
@@ -229,12 +227,12 @@ def _set_sregs(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
         replay.do(roots.free_roots(vm, vcpu))
 
 
-def _pre_fault(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _pre_fault(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     vm, fields = _vm(replay, op), op.fields
     _result(replay, end, replay.do(prefault(vm, _vcpu(replay, op), fields["gpa"], fields["size"])))
 
 
-def _destroy_vm(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _destroy_vm(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     replay.do(roots.destroy(_vm(replay, op)))
     replay.host_events()
     replay.vm = None
@@ -256,7 +254,7 @@ _STEPS = {
 }
 
 
-def guest(replay: "Replay", vm: Vm, op: KvmRecord) -> KvmAgent[int]:
+def guest(replay: Session, vm: Vm, op: KvmRecord) -> KvmAgent[int]:
     """The vCPU that does the accesses of this step."""
     fields = op.fields
     program: list[Instruction] = []
@@ -265,13 +263,13 @@ def guest(replay: "Replay", vm: Vm, op: KvmRecord) -> KvmAgent[int]:
     return run_guest(vm, _vcpu(replay, op), program)
 
 
-def _guest(replay: "Replay", op: KvmRecord, end: KvmRecord | None) -> None:
+def _guest(replay: Session, op: KvmRecord, end: KvmRecord | None) -> None:
     error = replay.do(guest(replay, _vm(replay, op), op))
     if end is not None and isinstance(end.fields.get("ret"), int) and end.fields["ret"] != -error:
         replay.matcher.fail(f"result {end.fields['ret']}", f"result {-error}", end.line)
 
 
-def _program(replay: "Replay", name: str, gpa: int) -> list[Instruction]:
+def _program(replay: Session, name: str, gpa: int) -> list[Instruction]:
     """The guest's instructions for one access; its code stands in slot 0, `guest_exec` runs the page itself."""
     if name != "guest_exec" and name not in _OFFSETS:
         known = ", ".join(("guest_exec", *_OFFSETS))
@@ -290,7 +288,7 @@ def _program(replay: "Replay", name: str, gpa: int) -> list[Instruction]:
     return [Instruction((*before, *accesses), page_table_write=accesses == (write,)) for accesses in kinds]
 
 
-def _guest_walk(replay: "Replay", address: int) -> tuple[Access, ...]:
+def _guest_walk(replay: Session, address: int) -> tuple[Access, ...]:
     """The guest's own page walk, as the capture's guest is set up: one table a level behind CR3, identity mapped.
 
     1G pages but in the second gigabyte, 2M pages there but in its first 2M, which has 4K pages. The emulated CPU
