@@ -4,17 +4,18 @@ Times are wall-clock seconds.
 """
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 __all__ = ["BuildFailed", "run_compiler", "run_simulation", "tail"]
 
 _POLL = 0.05  # between two looks at the log and the progress file
-_PATIENCE = 5.0  # that an interrupted compiler gets to end its own children
 
 
 class BuildFailed(RuntimeError):
@@ -23,11 +24,12 @@ class BuildFailed(RuntimeError):
 
 @contextmanager
 def _child(
-    command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path, patience: float
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path, *, family: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start `command` in `directory`, all it says appended to `log`; on the way out it is ended if it still runs.
 
-    It is asked to end first where `patience` is not 0, so that it can pass that on to children of its own.
+    family: it starts processes of its own (make, the `verilator` script), which do not end with it; they form a
+    process group that is ended as a whole.
     """
     with (
         log.open("ab") as output,
@@ -38,22 +40,22 @@ def _child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            process_group=0 if family else None,
         ) as child,
     ):
         try:
             yield child
         finally:
-            if child.poll() is None and patience:
-                child.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(patience)
             if child.poll() is None:
-                child.kill()
+                if family:
+                    os.killpg(child.pid, signal.SIGKILL)
+                else:
+                    child.kill()
 
 
 def run_compiler(command: Sequence[str], environment: Mapping[str, str], log: Path, directory: Path) -> None:
     """Run one compiler to its end; `BuildFailed` with the last lines of its output where it fails."""
-    with _child(command, environment, directory, log, _PATIENCE) as child:
+    with _child(command, environment, directory, log, family=True) as child:
         status = child.wait()
     if status:
         raise BuildFailed(f"{Path(command[0]).name} failed with status {status}:\n{tail(log, 20)}")
@@ -77,7 +79,7 @@ def run_simulation(
     followers = [] if quiet else [_Follower(log, lambda line: print(line, end="", flush=True))]
     if progress is not None:
         followers.append(_Follower(progress_file, lambda line: progress(json.loads(line))))
-    with _child(command, environment, directory, log, 0) as child:
+    with _child(command, environment, directory, log) as child:
         while True:
             left = None if limit is None else max(0.0, limit - time.monotonic())
             try:
