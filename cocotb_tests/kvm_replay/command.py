@@ -24,8 +24,11 @@ def report(path: Path, result: ReplayResult) -> list[str]:
     """What to print about a recording."""
     counts = f"{result.steps} steps, {result.transitions} transitions, {result.events} records, "
     counts += f"{result.snapshots} snapshots"
-    if result.oracle_frames:
-        counts += f", {result.oracle_frames} frames from the recording"
+    if result.interleavings:
+        counts += f", {result.interleavings} interleavings tried"
+    if result.oracles:
+        told = (f"{kind} {count}" for kind, count in sorted(result.oracles.items()))
+        counts += f"; from the recording: {', '.join(told)}"
     divergence = result.divergence
     notes = [f"note     {path}: {note}" for note in result.notes]
     if divergence is None:

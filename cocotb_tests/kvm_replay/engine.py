@@ -39,7 +39,7 @@ class Replay(Session):
         except Mismatch as mismatch:
             self.result.divergence = mismatch.divergence
         self.result.events = self.matcher.compared
-        self.result.oracle_frames = self.host.oracle_frames
+        self.result.oracles = +self.oracles
         return self.result
 
     def _step(self, step: Step) -> None:

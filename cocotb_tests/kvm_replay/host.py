@@ -1,8 +1,9 @@
-"""Oracle inputs of a replay: what the primary MMU and the kernel's workers did, where the recording has it.
+"""Oracle inputs of a replay: what the primary MMU and the kernel's workers did, where the recording has it; counted.
 
 Each becomes an agent that the step runs there: the notifier call is the recording's, what KVM does in it the model's.
 """
 
+from collections import Counter
 from typing import Any, Protocol
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
@@ -13,8 +14,9 @@ from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, Resched
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.vm import Vm
 
-__all__ = ["HostView", "answer_fault", "host_agent", "interrupted", "is_call", "wants_lock"]
+__all__ = ["HostView", "Replayed", "answer_fault", "host_agent", "interrupted", "wants_lock"]
 
+_NOTIFIER = "call kvm_mmu_notifier_"
 _RECOVERY_TASK = "nx-lpage"
 _ENTRY = frozenset(("call svm_flush_tlb_all", "call kvm_mmu_free_obsolete_roots"))
 """Requests that an entry serves."""
@@ -26,6 +28,8 @@ class Replayed(Protocol):
     host: RecordedHost
     recovering: bool
     """Whether the NX recovery worker is running."""
+    oracles: Counter[str]
+    """How often each kind of oracle input was used."""
 
 
 class HostView:
@@ -40,7 +44,7 @@ class HostView:
         return 1 if entry is None or not entry.present else entry.level
 
 
-def answer_fault(host: RecordedHost, effect: HostFault, matcher: Matcher) -> HostPage:
+def answer_fault(replay: Replayed, effect: HostFault, matcher: Matcher) -> HostPage:
     """get_user_pages on the recorded tables; the next recorded answer helps where they cannot tell."""
     hint = None
     for record in matcher.records[matcher.position :]:
@@ -51,17 +55,21 @@ def answer_fault(host: RecordedHost, effect: HostFault, matcher: Matcher) -> Hos
             if pfn is not None and writable is not None:
                 hint = pfn, bool(writable)
             break
-    page = host.resolve(effect.slot, effect.hva, effect.write, hint)
+    before = replay.host.oracle_frames
+    page = replay.host.resolve(effect.slot, effect.hva, effect.write, hint)
+    replay.oracles["frames"] += replay.host.oracle_frames - before
     return HostPage(None) if page is None else HostPage(*page)
 
 
-def interrupted(matcher: Matcher) -> bool:
+def interrupted(replay: Replayed, matcher: Matcher) -> bool:
     """Whether the guest was left here for the host's sake: the recording enters it again without an exit."""
     record = matcher.peek()
-    return record is not None and (record.name == "vmentry" or record.name in _ENTRY)
+    left = record is not None and (record.name == "vmentry" or record.name in _ENTRY)
+    replay.oracles["host interrupts"] += left
+    return left
 
 
-def wants_lock(effect: Resched, matcher: Matcher) -> bool:
+def wants_lock(replay: Replayed, effect: Resched, matcher: Matcher) -> bool:
     """Whether the scheduler wanted the CPU here: the recording flushes in the middle of a zap.
 
     Where nothing is owed a pause leaves no record and does not matter.
@@ -69,37 +77,48 @@ def wants_lock(effect: Resched, matcher: Matcher) -> bool:
     if not effect.flush:
         return False
     record = matcher.peek()
-    return record is not None and record.name == "call kvm_flush_remote_tlbs"
+    wanted = record is not None and record.name == "call kvm_flush_remote_tlbs"
+    replay.oracles["pauses of a zap"] += wanted
+    return wanted
 
 
-def host_agent(replay: Replayed, vm: Vm, record: KvmRecord) -> KvmAgent[Any] | None:
-    """What to run where the recording has this record; None if it is KVM's own doing."""
-    name, fields = record.name, record.fields
-    if name.startswith("call kvm_mmu_notifier_"):
-        kind = name.removeprefix("call kvm_mmu_notifier_")
-        if kind == "invalidate_range_start":
-            return notifier.invalidate_range_start(vm, fields["range_start"], fields["range_end"])
-        if kind == "invalidate_range_end":
-            return _range_end(replay, vm, fields["range_start"], fields["range_end"])
-        if kind == "change_pte":
-            pfn, writable = _new_page(replay, vm, fields["address"])
-            return notifier.change_pte(vm, fields["address"], pfn, writable)
-        if kind == "clear_flush_young":
-            return notifier.clear_flush_young(vm, fields["start"], fields["end"])
-        if kind == "clear_young":
-            return notifier.clear_young(vm, fields["start"], fields["end"])
-        if kind == "test_young":
-            return notifier.test_young(vm, fields["address"])
-        if kind == "release":
-            return roots.release(vm)
-    if not replay.recovering and (name == "call kvm_tdp_mmu_zap_sp" or _RECOVERY_TASK in record.task):
+def host_agent(replay: Replayed, vm: Vm, matcher: Matcher) -> KvmAgent[Any] | None:
+    """What to run where the recording stands now; None if what comes is KVM's own doing.
+
+    A notifier call is itself the cause and is taken; the recovery worker shows in the first thing that came of it.
+    """
+    record = matcher.peek()
+    if record is None:
+        return None
+    agent = _notifier_call(replay, vm, record)
+    if agent is not None:
+        matcher.take()
+        replay.oracles["notifier calls"] += 1
+        return agent
+    if not replay.recovering and (record.name == "call kvm_tdp_mmu_zap_sp" or _RECOVERY_TASK in record.task):
+        replay.oracles["runs of the recovery worker"] += 1
         return _recover(replay, vm)
     return None
 
 
-def is_call(record: KvmRecord) -> bool:
-    """Whether the record itself is the cause (a notifier call), and not the first thing that came of it."""
-    return record.name.startswith("call kvm_mmu_notifier_")
+def _notifier_call(replay: Replayed, vm: Vm, record: KvmRecord) -> KvmAgent[Any] | None:
+    if not record.name.startswith(_NOTIFIER):
+        return None
+    kind, fields = record.name.removeprefix(_NOTIFIER), record.fields
+    if kind == "invalidate_range_start":
+        return notifier.invalidate_range_start(vm, fields["range_start"], fields["range_end"])
+    if kind == "invalidate_range_end":
+        return _range_end(replay, vm, fields["range_start"], fields["range_end"])
+    if kind == "change_pte":
+        pfn, writable = _new_page(replay, vm, fields["address"])
+        return notifier.change_pte(vm, fields["address"], pfn, writable)
+    if kind == "clear_flush_young":
+        return notifier.clear_flush_young(vm, fields["start"], fields["end"])
+    if kind == "clear_young":
+        return notifier.clear_young(vm, fields["start"], fields["end"])
+    if kind == "test_young":
+        return notifier.test_young(vm, fields["address"])
+    return roots.release(vm) if kind == "release" else None
 
 
 def _range_end(replay: Replayed, vm: Vm, start: int, end: int) -> KvmAgent[None]:

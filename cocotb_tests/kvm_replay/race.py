@@ -8,12 +8,13 @@ one or two of the last records. An interleaving that agrees with all records is 
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecord
-from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, is_call, wants_lock
+from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, wants_lock
 from cocotb_tests.kvm_replay.match import Matcher, Mismatch
 from cocotb_tests.kvm_replay.recorded_steps import Step
 from cocotb_tests.kvm_replay.session import Session
@@ -116,27 +117,24 @@ class _Run:
         assert effect is not None
         if isinstance(effect, HostFault):
             if not self._host(task, effect):
-                task.answer = answer_fault(self.replay.host, effect, task.matcher)
+                task.answer = answer_fault(self.replay, effect, task.matcher)
                 task.pending = None
             return
         task.pending = None
         if isinstance(effect, Effect):
             task.answer = base.apply(effect, self.replay.memory)
         elif isinstance(effect, Resched):
-            task.answer = wants_lock(effect, task.matcher)
+            task.answer = wants_lock(self.replay, effect, task.matcher)
         elif isinstance(effect, HostInterrupt):
-            task.answer = interrupted(task.matcher)
+            task.answer = interrupted(self.replay, task.matcher)
         elif isinstance(effect, SpteChanged | Trace):
             task.matcher.event(effect)
 
     def _host(self, task: _Task, effect: KvmEffect | None) -> bool:
         """Start a notifier that the task's records have here."""
-        record = task.matcher.peek()
-        agent = None if record is None else host_agent(self.replay, self.vm, record)
-        if record is None or agent is None:
+        agent = host_agent(self.replay, self.vm, task.matcher)
+        if agent is None:
             return False
-        if is_call(record):
-            task.matcher.take()
         if effect is not None:
             task.stack.append(_again(effect))
         task.stack.append(agent)
@@ -270,7 +268,8 @@ def _finish(replay: Session, run: _Run, tried: int) -> None:
 
 def _checkpoint(replay: Session) -> Callable[[], None]:
     """Remember the state before the step; the result puts it back, as often as wanted."""
-    memory, renaming = replay.memory.copy(), replay.matcher.save()
+    memory, renaming, oracles = replay.memory.copy(), replay.matcher.save(), Counter(replay.oracles)
+    recovering = replay.recovering
     keep = {id(replay): replay}
     state = copy.deepcopy((replay.vm, replay.host), dict(keep))
 
@@ -279,5 +278,6 @@ def _checkpoint(replay: Session) -> Callable[[], None]:
         replay.vm, replay.host = copy.deepcopy(state, dict(keep))
         replay.params = replay.vm.params if replay.vm is not None else replay.params
         replay.matcher.restore(renaming, replay.vm)
+        replay.oracles, replay.recovering = Counter(oracles), recovering
 
     return restore

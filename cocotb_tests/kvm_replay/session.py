@@ -5,11 +5,12 @@ calls at the place where they came, when the NX recovery worker ran, and frame n
 in passing only (`pymodel.host.recorded`).
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from cocotb_tests.inputs.kvm_recording import KvmRecording
-from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, is_call, wants_lock
+from cocotb_tests.kvm_replay.host import answer_fault, host_agent, interrupted, wants_lock
 from cocotb_tests.kvm_replay.match import Divergence, Matcher
 from pymodel.host.recorded import RecordedHost
 from pymodel.kvm.effects import (
@@ -45,7 +46,8 @@ class ReplayResult:
     """Records that were compared."""
     transitions: int = 0
     snapshots: int = 0
-    oracle_frames: int = 0
+    oracles: Counter[str] = field(default_factory=Counter)
+    """Oracle inputs that were used, by kind."""
     divergence: Divergence | None = None
     interleavings: int = 0
     """Interleavings that were tried for steps with several vCPUs."""
@@ -78,6 +80,7 @@ class Session:
         self._frame = _FIRST_TABLE
         self._npt: dict[tuple[int, int], int] = {}
         self.recovering = False
+        self.oracles: Counter[str] = Counter()
 
     def note(self, what: str) -> None:
         """Something that is passed over, to be said aloud."""
@@ -101,12 +104,12 @@ class Session:
     def _handle(self, effect: KvmEffect) -> HostPage | bool | None:
         if isinstance(effect, HostFault):
             self.host_events()
-            return answer_fault(self.host, effect, self.matcher)
+            return answer_fault(self, effect, self.matcher)
         if isinstance(effect, Resched):
-            return wants_lock(effect, self.matcher)
+            return wants_lock(self, effect, self.matcher)
         if isinstance(effect, HostInterrupt):
             self.host_events()
-            return interrupted(self.matcher)
+            return interrupted(self, self.matcher)
         if isinstance(effect, SpteChanged):
             self.result.transitions += 1
             self._reach(effect)
@@ -125,10 +128,7 @@ class Session:
     def host_events(self) -> None:
         """Let the primary MMU do what the recording says it did at this place."""
         while self.vm is not None:
-            record = self.matcher.peek()
-            agent = None if record is None else host_agent(self, self.vm, record)
-            if record is None or agent is None:
+            agent = host_agent(self, self.vm, self.matcher)
+            if agent is None:
                 return
-            if is_call(record):
-                self.matcher.take()
             self.do(agent)

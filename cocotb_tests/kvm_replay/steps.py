@@ -73,8 +73,9 @@ def _call(replay: Session, op: KvmRecord, end: KvmRecord | None, agent: KvmAgent
     result = None
     try:
         if errno and replay.matcher.peek() is None:
-            agent.send(None)
+            next(agent, None)
             agent.close()
+            replay.oracles["refusals by the host"] += 1
             return None
         result = replay.do(agent)
     except KvmError as error:
