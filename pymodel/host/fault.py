@@ -184,8 +184,8 @@ def _huge_write(mm: Process, vma: Vma, entry: HostEntry, unshare: bool) -> HostA
     """do_huge_pmd_wp_page, do_huge_zero_wp_pmd: reuse, or split and let the 4K fault copy."""
     host = mm.host
     if host.is_zero(entry.pfn(entry.hva)):
-        if host.kernel.huge_zero_replaced and not unshare:
-            yield from _replace_huge_zero(mm, entry)
+        if host.kernel.huge_zero_replaced:
+            yield from _replace_huge_zero(mm, vma, entry)
         else:
             yield from split_entry(mm, entry.hva)
         return
@@ -199,7 +199,9 @@ def _huge_write(mm: Process, vma: Vma, entry: HostEntry, unshare: bool) -> HostA
         yield from split_entry(mm, entry.hva)
 
 
-def _replace_huge_zero(mm: Process, entry: HostEntry) -> HostAgent[None]:
+def _replace_huge_zero(mm: Process, vma: Vma, entry: HostEntry) -> HostAgent[None]:
+    """do_huge_zero_wp_pmd: also where a page to be pinned for reading must be the process's own."""
+    vma.anon_vma = True
     try:
         folio = mm.host.frames.allocate(9, anonymous=True)
     except OutOfMemory:
@@ -210,7 +212,7 @@ def _replace_huge_zero(mm: Process, entry: HostEntry) -> HostAgent[None]:
         yield ClearPage(frame)
     yield from mm.invalidate_start(entry.hva, entry.hva + _HUGE, MmuEvent.CLEAR)
     if mm.table.value(2, entry.hva) == entry.value:
-        yield mm.map_page(entry.hva, 2, entries.leaf(folio.frame, 2, writable=True, dirty=True), folio)
+        yield mm.map_page(entry.hva, 2, entries.leaf(folio.frame, 2, writable=vma.write, dirty=True), folio)
     yield from mm.invalidate_end(entry.hva, entry.hva + _HUGE, MmuEvent.CLEAR)
     yield from mm.host.put(folio)
 

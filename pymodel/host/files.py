@@ -73,7 +73,7 @@ class HugetlbPool:
         """free_huge_folio. Raises `DoubleFree`."""
         if folio.refs or folio.mappings:
             raise DoubleFree(f"hugetlb page {folio.frame:#x} is given back while it is in use")
-        folio.exclusive, folio.anonymous = 0, False
+        folio.exclusive, folio.anonymous, folio.young, folio.idle = 0, False, False, False
         self._free.append(folio)
 
 

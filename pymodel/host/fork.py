@@ -69,20 +69,21 @@ def _copy_entry(mm: Process, child: Process, vma: Vma, entry: HostEntry) -> Host
         if value:
             yield child.write_entry(hva, level, value)
         return
-    if folio.pins and folio.anonymous:
-        yield from _copy_pinned(mm, child, vma, HostEntry(hva, level, value), folio)
-        return
     if entries.is_migration(value):
         value = entries.migration_read_only(value, exclusive=False)
     else:
         frame = entries.mapped_frame(value)
         assert frame is not None
+        if folio.pins and folio.anonymous and folio.is_exclusive(frame):
+            yield from _copy_pinned(mm, child, vma, HostEntry(hva, level, value), folio)
+            return
         value = entries.write_protect(value, mm.host.kernel) if value & entries.PRESENT else value
         if level == 2 and folio.pool is None:
             folio.exclusive = 0
         else:
             folio.set_exclusive(frame, False)
-    copied = value & ~entries.ACCESSED if value & entries.PRESENT else value
+    # The child has touched nothing yet; hugetlb entries are copied as they are.
+    copied = value & ~entries.ACCESSED if value & entries.PRESENT and vma.pool is None else value
     yield from (mm.write_entry(hva, level, value), child.map_page(hva, level, copied, folio))
 
 

@@ -44,6 +44,12 @@ class Folio:
     """(file, index) in the page cache, which holds a reference."""
     pool: "HugetlbPool | None" = None
     """Pool that a hugetlb page goes back to."""
+    temporary: bool = False
+    """A hugetlb page beyond the size of its pool: freed, it is free memory (folio_test_hugetlb_temporary)."""
+    young: bool = False
+    """Accesses that monitoring made the page tables forget, kept for reclaim (PG_young)."""
+    idle: bool = False
+    """Monitoring made the page old, and nobody has looked at it since (PG_idle)."""
 
     @property
     def count(self) -> int:
@@ -135,6 +141,7 @@ class Frames:
         for part in parts:
             self._live[part.frame] = part
             part.exclusive = folio.exclusive >> (part.frame - folio.frame) & 1
+            part.young, part.idle = folio.young, folio.idle
         parts[0].refs, parts[0].locked = extra, folio.locked
         folio.refs, folio.locked = 0, False
         folio.mappings = {}

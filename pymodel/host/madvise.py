@@ -1,6 +1,6 @@
 """madvise: DONTNEED, COLD, PAGEOUT, HUGEPAGE, MERGEABLE and their opposites (mm/madvise.c)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pymodel.host import entries
 from pymodel.host.effects import HostAgent, MmapLock, MmapUnlock
@@ -9,6 +9,7 @@ from pymodel.host.frames import Folio
 from pymodel.host.ksm import unmerge
 from pymodel.host.mapping import split_at
 from pymodel.host.notifier import MmuEvent
+from pymodel.host.page_table import HostEntry
 from pymodel.host.process import Process, check_range
 from pymodel.host.reclaim import reclaim
 from pymodel.host.split import split_folio
@@ -41,51 +42,66 @@ def dont_need(mm: Process, start: int, length: int) -> HostAgent[None]:
 def cold(mm: Process, start: int, length: int) -> HostAgent[None]:
     """MADV_COLD: A is cleared in the process's own entries; no notifier is asked, so a guest's accesses stay noted.
 
-    Huge pages are split as for `page_out`.
+    Huge pages are split as for `page_out`. Raises `BadRange` for hugetlb (EINVAL) and holes.
     """
     end = check_range(start, length)
-    mm.vmas.covering(start, end)
+    vmas = _with_lru(mm, start, end)
     yield MmapLock(mm.ident, False)
-    yield from _split_parts(mm, start, end)
-    _make_old(mm, start, end)
+    for low, high in _tables(vmas, start, end):
+        yield from _split_parts(mm, low, high)
+        _make_old(mm, low, high)
     yield MmapUnlock(mm.ident, False)
 
 
 def _split_parts(mm: Process, start: int, end: int) -> HostAgent[None]:
     """madvise_cold_or_pageout_pte_range: huge pages of this process alone of which only a part is meant, or mapped.
 
-    So it was before 6.10; newer kernels leave a page whole that the range covers in 512 entries.
+    From 6.10 on a page stays whole that 512 entries of one table map, all of them in the range.
     """
-    found: dict[Folio, None] = {}
+    found: dict[Folio, list[int]] = {}
     for entry in mm.table.leaves(start, end):
         folio = mm.folio_at(entry.hva, entry.level)
         whole = entry.level == 2 and start <= entry.hva and entry.hva + entries.page_size(2) <= end
-        if folio is not None and entry.present and folio.order and not whole:
-            found[folio] = None
-    for folio in found:
-        if all(other is mm for other, _ in folio.mappings):
+        if folio is not None and _is_mapped(entry) and folio.order and not whole:
+            found.setdefault(folio, []).append(entry.hva)
+    for folio, places in found.items():
+        stays = mm.host.kernel.huge_parts_stay and len(places) == folio.count and places[0] >> 21 == places[-1] >> 21
+        if not stays and all(other is mm for other, _ in folio.mappings):
             yield from split_folio(mm.host, folio)
 
 
-def _make_old(mm: Process, start: int, end: int) -> list[Folio]:
-    """Clear A of the pages that lie whole in the range and that only one mapping shows; these pages."""
-    found: dict[Folio, None] = {}
+def _is_mapped(entry: HostEntry) -> bool:
+    """pte_present: a page is there, though PROT_NONE may hide it."""
+    return entries.mapped_frame(entry.value) is not None
+
+
+def _make_old(mm: Process, start: int, end: int, *, forget: bool = True) -> list[Folio]:
+    """The pages that lie whole in the range and that only this process maps; with `forget`, A of them is cleared."""
+    found: dict[Folio, list[HostEntry]] = {}
     for entry in mm.table.leaves(start, end):
         folio = mm.folio_at(entry.hva, entry.level)
-        last = entry.hva + entries.page_size(entry.level)
-        if folio is None or not entry.present or folio.pool is not None or entry.hva < start or last > end:
+        if folio is None or not _is_mapped(entry):
             continue
-        if folio not in found and any(other is not mm for other, _ in folio.mappings):
+        if entry.hva >= start and entry.hva + entries.page_size(entry.level) <= end:
+            found.setdefault(folio, []).append(entry)
+    taken = []
+    for folio, places in found.items():
+        # A huge page of which only a part is here could not be split.
+        whole = folio.order == 0 or sum(entries.pages(entry.level) for entry in places) == folio.count
+        if not whole or any(other is not mm for other, _ in folio.mappings):
             continue
-        mm.table.set(entry.level, entry.hva, entry.value & ~entries.ACCESSED)
-        found[folio] = None
-    return list(found)
+        for entry in places:
+            if forget:
+                mm.table.set(entry.level, entry.hva, entry.value & ~entries.ACCESSED)
+        folio.young = False
+        taken.append(folio)
+    return taken
 
 
 def free(mm: Process, start: int, length: int) -> HostAgent[None]:
     """MADV_FREE: between a start and an end, A and D are cleared and swapped pages dropped; reads may find zero later.
 
-    A huge page that the range covers in part is split first, if only this mapping shows it. The model never takes
+    Huge pages are split first as for `cold`; what other processes map as well is left as it is. The model never takes
     a freed page before the process or the guest writes to it again: a kernel that is not short of memory. Raises
     `BadRange` for memory that is not anonymous.
     """
@@ -98,36 +114,62 @@ def free(mm: Process, start: int, length: int) -> HostAgent[None]:
     for vma in vmas:
         low, high = max(start, vma.start), min(end, vma.end)
         yield from mm.invalidate_start(low, high, MmuEvent.CLEAR)
-        for edge in (low, high):
-            entry = mm.huge_entry(edge) if edge % entries.page_size(2) else None
-            folio = None if entry is None else mm.folio_at(entry.hva, 2)
-            if folio is not None and len(folio.mappings) == 1:
-                yield from split_folio(mm.host, folio)
+        yield from _split_parts(mm, low, high)
         for entry in mm.table.leaves(low, high):
-            last = entry.hva + entries.page_size(entry.level)
             if entries.is_swap(entry.value):
                 yield mm.write_entry(entry.hva, 1, 0)
                 yield from mm.host.put_slot(mm.host.swap.slot(entries.swap_number(entry.value)))
-            elif entry.present and low <= entry.hva and last <= high:
+            elif _may_be_freed(mm, entry, low, high):
                 yield mm.write_entry(entry.hva, entry.level, entries.clean_and_old(entry.value))
         yield from mm.invalidate_end(low, high, MmuEvent.CLEAR)
     yield MmapUnlock(mm.ident, False)
 
 
+def _may_be_freed(mm: Process, entry: HostEntry, low: int, high: int) -> bool:
+    """madvise_free_pte_range, madvise_free_huge_pmd: no zero page, and no huge page that could not be split."""
+    folio = mm.folio_at(entry.hva, entry.level) if _is_mapped(entry) else None
+    if folio is None or entry.hva < low or entry.hva + entries.page_size(entry.level) > high:
+        return False
+    if folio.order == 0:
+        return True
+    return all(other is mm for other, _ in folio.mappings) and (entry.level == 2 or mm.host.kernel.huge_parts_stay)
+
+
 def page_out(mm: Process, start: int, length: int) -> HostAgent[int]:
     """MADV_PAGEOUT: reclaim now what only this process maps; how many 4K pages went.
 
-    A huge page that the range covers in part, or that is mapped in parts, is split. Before 6.9 pages that the guest
-    touched get a second chance.
+    Two megabytes after the other: huge pages are split as for `cold`, then what is there goes. Before 6.9 pages that
+    the guest touched get a second chance. Raises `BadRange` for hugetlb (EINVAL) and holes.
     """
     end = check_range(start, length)
-    mm.vmas.covering(start, end)
+    vmas = _with_lru(mm, start, end)
     yield MmapLock(mm.ident, False)
-    yield from _split_parts(mm, start, end)
-    folios = _make_old(mm, start, end)
-    done = yield from reclaim(mm.host, folios, ages=mm.host.kernel.pageout_ages)
+    done, ages = 0, mm.host.kernel.pageout_ages
+    for low, high in _tables(vmas, start, end):
+        yield from _split_parts(mm, low, high)
+        folios = _make_old(mm, low, high, forget=ages)
+        done += yield from reclaim(mm.host, folios, ages=ages)
     yield MmapUnlock(mm.ident, False)
     return done
+
+
+def _with_lru(mm: Process, start: int, end: int) -> list[Vma]:
+    """can_madv_lru_vma: the mappings of the range, none of which may be hugetlb."""
+    vmas = mm.vmas.covering(start, end)
+    for vma in vmas:
+        if vma.pool is not None:
+            raise BadRange(f"the mapping at {vma.start:#x} must not be {vma.kind}")
+    return vmas
+
+
+def _tables(vmas: list[Vma], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The range cut at the mappings and at every 2 MiB, as the walk meets the tables."""
+    for vma in vmas:
+        low, last = max(start, vma.start), min(end, vma.end)
+        while low < last:
+            high = min(last, (low >> 21) + 1 << 21)
+            yield low, high
+            low = high
 
 
 def huge_page(mm: Process, start: int, length: int) -> HostAgent[None]:

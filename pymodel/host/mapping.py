@@ -6,6 +6,7 @@ from pymodel.host import entries
 from pymodel.host.effects import HostAgent, MmapLock, MmapUnlock
 from pymodel.host.errors import BadRange, OutOfMemory
 from pymodel.host.files import HugetlbFile, MemFile, PageCache
+from pymodel.host.ksm import unmerge
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Process, check_range
 from pymodel.host.regions import KINDS, holds_huge
@@ -159,8 +160,9 @@ def _free_tables(mm: Process, start: int, end: int) -> None:
 def mremap(mm: Process, hva: int, length: int, to: int) -> HostAgent[None]:
     """MREMAP_FIXED without a change of size: move entries from one mapping to `to` (move_vma).
 
-    The notifiers hear of the place that is overwritten, of the move and of the unmapping of the old place. Raises
-    `BadRange` where the ranges overlap, the source is not one mapping, or it is hugetlb.
+    The notifiers hear of the place that is overwritten, of KSM pages that are copied again, of the move and of the
+    unmapping of the old place. Raises `BadRange` where the ranges overlap, the source is not one mapping, or it is
+    hugetlb.
     """
     end, target_end = check_range(hva, length), check_range(to, length)
     if hva < target_end and to < end:
@@ -173,8 +175,11 @@ def mremap(mm: Process, hva: int, length: int, to: int) -> HostAgent[None]:
     yield from _munmap_locked(mm, to, target_end)
     target = replace(source, start=to, end=target_end)
     target.offset = source.offset + hva - source.start if source.file is not None or source.anon_vma else to
+    if source.mergeable:
+        yield from unmerge(mm, hva, end)
     mm.vmas.insert(target)
-    yield from mm.invalidate_start(hva, end, MmuEvent.UNMAP)
+    announced = _move_start(mm, hva, end, to)
+    yield from mm.invalidate_start(announced, end, MmuEvent.UNMAP)
     for entry in mm.table.leaves(hva, end):
         whole = hva <= entry.hva and entry.hva + entries.page_size(entry.level) <= end
         place = entry.hva - hva + to
@@ -185,10 +190,24 @@ def mremap(mm: Process, hva: int, length: int, to: int) -> HostAgent[None]:
                 yield from _move_entry(mm, part.hva, part.hva - hva + to, part.level)
         else:
             yield from _move_entry(mm, entry.hva, place, entry.level)
-    yield from mm.invalidate_end(hva, end, MmuEvent.UNMAP)
+    yield from mm.invalidate_end(announced, end, MmuEvent.UNMAP)
     yield from _munmap_locked(mm, hva, end)
     mm.vmas.merge(to, target_end)
     yield MmapUnlock(mm.ident, True)
+
+
+def _move_start(mm: Process, hva: int, end: int, to: int) -> int:
+    """try_realign_addr: the move begins 2 MiB aligned, so that a whole table can be moved, where that hurts nobody.
+
+    That is where both places are equal within their 2 MiB, the range reaches the next, and nothing is mapped before.
+    """
+    before = hva & (1 << 21) - 1
+    if not mm.host.kernel.mremap_aligns or not before or to & (1 << 21) - 1 != before:
+        return hva
+    if end - hva < (1 << 21) - before:
+        return hva
+    free = not any(mm.vmas.touching(start - before, start) for start in (hva, to))
+    return hva - before if free else hva
 
 
 def _move_entry(mm: Process, hva: int, to: int, level: int) -> HostAgent[None]:

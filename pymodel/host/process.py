@@ -79,7 +79,7 @@ class Host:
         if folio.ksm:
             del self.ksm_by_content[self.ksm_pages.pop(folio)]
         yield PageReused(folio.frame, folio.count)
-        if folio.pool is not None:
+        if folio.pool is not None and not folio.temporary:
             folio.pool.give_back(folio)
         else:
             self.frames.release(folio)

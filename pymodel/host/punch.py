@@ -3,7 +3,7 @@
 from pymodel.host import entries
 from pymodel.host.effects import HostAgent, PageBusy
 from pymodel.host.errors import BadRange
-from pymodel.host.files import HugetlbFile, PageCache, pages_within
+from pymodel.host.files import PageCache, pages_within
 from pymodel.host.frames import Folio
 from pymodel.host.process import Host
 from pymodel.host.swap import Slot
@@ -39,10 +39,7 @@ def punch_hole(host: Host, file: PageCache, offset: int, length: int) -> HostAge
 
 
 def _drop(host: Host, file: PageCache, index: int, page: Folio) -> HostAgent[None]:
-    """delete_from_page_cache; a shared hugetlb mapping keeps its reservation for the page."""
+    """delete_from_page_cache. Hugetlb mappings have no reservation for the page any more (vma_has_reserves)."""
     del file.pages[index]
     page.cache = None
     yield from host.put(page)
-    if isinstance(file, HugetlbFile) and file.mappers and file.pool.free > file.pool.reserved:
-        file.pool.reserve(1)
-        file.reserved.add(index)

@@ -10,7 +10,7 @@ from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Host
 from pymodel.host.rmap import Span, spans
-from pymodel.host.split import split_folio, split_mappings
+from pymodel.host.split import split_entry, split_folio, split_quietly
 from pymodel.host.swap import Slot
 
 __all__ = ["reclaim", "referenced"]
@@ -20,7 +20,8 @@ def reclaim(host: Host, folios: Iterable[Folio], *, ages: bool = True) -> HostAg
     """shrink_folio_list: how many 4K pages went to swap.
 
     With `ages`, a page that any page table or secondary MMU saw accessed since the last time stays, and its marks
-    are cleared (clear_flush_young). Pages that are pinned, in use, hugetlb, or zero pages stay in any case.
+    are cleared (clear_flush_young). Pages that are pinned, in use, hugetlb, or zero pages stay in any case; those of
+    a file are unmapped nevertheless, for that they are pinned is looked at only then.
     """
     done = 0
     for folio in folios:
@@ -28,17 +29,32 @@ def reclaim(host: Host, folios: Iterable[Folio], *, ages: bool = True) -> HostAg
             continue
         if ages and (yield from referenced(folio)):
             continue
-        if folio.pins or folio.locked or folio.refs == 0:
+        if (folio.pins and folio.anonymous) or folio.locked or folio.refs == 0:
             continue
-        if folio.order and any(level == 1 for level in folio.mappings.values()):
+        if folio.order and _goes_in_parts(host, folio):
             frames = range(folio.frame, folio.frame + folio.count)
             if (yield from split_folio(host, folio)):
                 live = [host.frames.folio(frame) for frame in frames if host.frames.is_live(frame)]
-                done += yield from reclaim(host, live, ages=False)
+                # The first part has had its turn.
+                head = [part for part in live if part.frame == frames[0]]
+                done += yield from reclaim(host, head, ages=False)
+                done += yield from reclaim(host, [part for part in live if part not in head], ages=ages)
             continue
         if (yield from _swap_out(host, folio)):
             done += folio.count
     return done
+
+
+def _goes_in_parts(host: Host, folio: Folio) -> bool:
+    """A huge page that no 2M entry maps (from 6.10 on: of which a part is unmapped) is split before it is taken.
+
+    So is one that swap has no room for.
+    """
+    if host.swap.count - host.swap.used < folio.count - len(folio.slots):
+        return True
+    if host.kernel.huge_parts_stay:
+        return folio in host.deferred
+    return 2 not in folio.mappings.values()
 
 
 def referenced(folio: Folio) -> HostAgent[bool]:
@@ -46,15 +62,17 @@ def referenced(folio: Folio) -> HostAgent[bool]:
 
     Also what shrink_active_list does to a page before it may be reclaimed.
     """
-    young = False
+    young, folio.young = folio.young, False
     for span in spans(folio):
         for hva, level in span.places:
             value = span.mm.table.value(level, hva)
-            if value & entries.PRESENT and value & entries.ACCESSED:
+            if entries.mapped_frame(value) is not None and value & entries.ACCESSED:
                 young = True
                 span.mm.table.set(level, hva, value & ~entries.ACCESSED)
             if (yield from span.mm.clear_flush_young(hva, hva + entries.page_size(level))):
                 young = True
+    if young:
+        folio.idle = False
     return young
 
 
@@ -68,9 +86,14 @@ def _swap_out(host: Host, folio: Folio) -> HostAgent[bool]:
         return False
     folio.locked = True
     folio.refs += 1
-    yield from split_mappings(folio)
     for span in spans(folio):
+        if folio.order and host.kernel.reclaim_announces_split:
+            yield from split_entry(span.mm, span.start, only=folio)
         yield from span.mm.invalidate_start(span.start, span.end, MmuEvent.CLEAR)
+        for hva, level in span.places:
+            if level == 2 and span.mm.folio_at(hva, 2) is folio:
+                yield from split_quietly(span.mm, hva)
+        span.refresh(folio)
         yield from _unmap(folio, span)
         yield from span.mm.invalidate_end(span.start, span.end, MmuEvent.CLEAR)
     done = False
@@ -106,7 +129,9 @@ def _unmap(folio: Folio, span: Span) -> HostAgent[None]:
         value = span.mm.table.value(level, hva)
         frame = entries.mapped_frame(value)
         # A 2M entry can only be of a child that was born after the others were split: the page stays.
-        if folio.mappings.get((span.mm, hva)) != level or level > 1 or frame is None or folio.pins:
+        if folio.mappings.get((span.mm, hva)) != level or level > 1 or frame is None:
+            continue
+        if folio.pins and folio.anonymous:
             continue
         new = 0
         if folio.anonymous:

@@ -1,5 +1,6 @@
 """Reverse map: every entry of a page, and the migration entries that stand in for it (mm/rmap.c, mm/migrate.c)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pymodel.host import entries
@@ -20,6 +21,11 @@ class Span:
     end: int
     places: list[tuple[int, int]] = field(default_factory=list)
     """(hva, level)."""
+
+    def refresh(self, folio: Folio) -> None:
+        """Find `places` anew, after a split."""
+        self.places = [(hva, level) for (mm, hva), level in folio.mappings.items()
+                       if mm is self.mm and self.start <= hva < self.end]  # fmt: skip
 
 
 def spans(folio: Folio) -> list[Span]:
@@ -50,9 +56,15 @@ def waiting_entry(folio: Folio, value: int) -> int | None:
     return entries.migration_entry(present, exclusive=folio.is_exclusive(frame))
 
 
-def to_migration_entries(folio: Folio) -> HostAgent[None]:
-    """try_to_migrate: a start and an end for each mapping; in between its entries become migration entries."""
+def to_migration_entries(folio: Folio, prepare: Callable[[Span], HostAgent[None]] | None = None) -> HostAgent[None]:
+    """try_to_migrate: a start and an end for each mapping; in between its entries become migration entries.
+
+    `prepare` runs before the start of each mapping, and may change its entries.
+    """
     for span in spans(folio):
+        if prepare is not None:
+            yield from prepare(span)
+            span.refresh(folio)
         yield from span.mm.invalidate_start(span.start, span.end, MmuEvent.CLEAR)
         for hva, level in span.places:
             if folio.mappings.get((span.mm, hva)) != level:

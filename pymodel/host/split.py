@@ -7,22 +7,28 @@ from pymodel.host.effects import HostAgent, HostPteChanged
 from pymodel.host.frames import Folio
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Host, Process
-from pymodel.host.rmap import restore_entries, still_mapped, to_migration_entries, waiting_entry
+from pymodel.host.rmap import Span, restore_entries, still_mapped, to_migration_entries, waiting_entry
 
-__all__ = ["shrink_deferred", "split_entry", "split_folio", "split_mappings"]
+__all__ = ["shrink_deferred", "split_entry", "split_folio", "split_quietly"]
 
 _HUGE = 1 << 21
 
 
-def split_entry(mm: Process, hva: int, *, freeze: bool = False) -> HostAgent[None]:
+def split_entry(mm: Process, hva: int, *, freeze: bool = False, only: Folio | None = None) -> HostAgent[None]:
     """__split_huge_pmd: the notifiers hear of it even where no 2M entry is found between the calls.
 
-    With `freeze` the 512 entries are migration entries at once.
+    With `freeze` the 512 entries are migration entries at once. With `only`, the entry of another page stays.
     """
     base = hva & ~(_HUGE - 1)
     yield from mm.invalidate_start(base, base + _HUGE, MmuEvent.CLEAR)
-    yield from _split_locked(mm, base, freeze)
+    if only is None or mm.folio_at(base, 2) is only:
+        yield from _split_locked(mm, base, freeze)
     yield from mm.invalidate_end(base, base + _HUGE, MmuEvent.CLEAR)
+
+
+def split_quietly(mm: Process, hva: int) -> HostAgent[None]:
+    """split_huge_pmd_locked: the caller is between a start and an end that cover the 2M entry."""
+    yield from _split_locked(mm, hva & ~(_HUGE - 1), False)
 
 
 def _split_locked(mm: Process, base: int, freeze: bool) -> Iterable[HostPteChanged]:
@@ -58,13 +64,6 @@ def _part(host: Host, value: int, index: int) -> int:
     return small if host.kernel.split_keeps_dirty else small & ~entries.DIRTY
 
 
-def split_mappings(folio: Folio, *, freeze: bool = False) -> HostAgent[None]:
-    """split_huge_pmd_address (TTU_SPLIT_HUGE_PMD): every 2M entry that maps the page is split."""
-    for (mm, hva), level in list(folio.mappings.items()):
-        if level == 2:
-            yield from split_entry(mm, hva, freeze=freeze)
-
-
 def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
     """split_huge_page: True if the page is 512 pages now, False if somebody uses it.
 
@@ -77,8 +76,12 @@ def split_folio(host: Host, folio: Folio) -> HostAgent[bool]:
         return False
     folio.locked = True
     folio.refs += 1
-    yield from split_mappings(folio, freeze=True)
-    yield from to_migration_entries(folio)
+
+    def split(span: Span) -> HostAgent[None]:
+        """TTU_SPLIT_HUGE_PMD: announced for every mapping, also where its entries are small already."""
+        return split_entry(span.mm, span.start, freeze=True, only=folio)
+
+    yield from to_migration_entries(folio, split)
     # A fork may have come in between with an entry of the whole page, or of a part.
     if folio.unexpected_refs() != 1 or still_mapped(folio) or 2 in folio.mappings.values():
         yield from restore_entries(folio, folio)

@@ -70,9 +70,22 @@ def zap_single(mm: Process, vma: Vma, start: int, end: int, *, copies: bool = Tr
     """zap_page_range_single: one VMA, between a start and an end of CLEAR; then the pages are freed."""
     gather = Gather()
     yield from mm.invalidate_start(*vma.announced(start, end), MmuEvent.CLEAR)
+    own = _own_hugetlb(mm, vma, start, end)
     yield from zap_range(mm, vma, start, end, gather, copies=copies)
     yield from mm.invalidate_end(*vma.announced(start, end), MmuEvent.CLEAR)
     yield from gather.finish(mm.host)
+    for hva in own:
+        if vma.pool is not None and vma.reserve is not None and vma.pool.free > vma.pool.reserved:
+            vma.pool.reserve(1)
+            vma.reserve.add(hva)
+
+
+def _own_hugetlb(mm: Process, vma: Vma, start: int, end: int) -> list[int]:
+    """Where the owner of the reservations has pages that nobody else uses (__vma_private_lock)."""
+    if not mm.host.kernel.hugetlb_reserves_again or vma.reserve is None:
+        return []
+    found = [(entry.hva, mm.folio_at(entry.hva, entry.level)) for entry in mm.table.leaves(start, end)]
+    return [hva for hva, folio in found if folio is not None and folio.refs == 1 and not folio.temporary]
 
 
 def unmap_pages(mm: Process, vma: Vma, start: int, end: int) -> HostAgent[None]:

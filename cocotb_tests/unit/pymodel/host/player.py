@@ -241,7 +241,6 @@ class Player:
             if all(one in allowed for one in answer) != (self._result["errno"] == 0):
                 self._differ(op, f"recorded errno {self._result['errno']}, the model answers {answer}")
         if advice == "MADV_MERGEABLE":
-            # ksmd came to the second page first, whose twin then was the first one seen.
             self._ksm = [(mm, hva + page) for page in range(0, length, 4096)]
 
     def _host_mprotect(self, op: dict[str, Any]) -> None:
@@ -273,8 +272,7 @@ class Player:
 
     def _wait(self, op: dict[str, Any]) -> None:
         if self._ksm:
-            first, second, *rest = self._ksm
-            self.machine.run(ksm.scan(self.machine.host, [second, first, *rest]))
+            self.machine.run(ksm.scan(self.machine.host, self._ksm))
             self._ksm = []
 
 

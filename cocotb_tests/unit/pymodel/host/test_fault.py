@@ -6,8 +6,8 @@ from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balan
 from pymodel.host import entries
 from pymodel.host.fault import Refusal
 from pymodel.host.files import MemFile
-from pymodel.host.gup import Signal, get_user_page
-from pymodel.host.kernel import HOST_6_1, HOST_6_12, HOST_6_13
+from pymodel.host.gup import Signal, get_user_page, pin_user_page, unpin
+from pymodel.host.kernel import HOST_6_1, HOST_6_12, HOST_6_13, HostKernel
 from pymodel.host.madvise import page_out
 from pymodel.host.notifier import MmuEvent
 
@@ -52,6 +52,20 @@ def test_write_to_the_huge_zero_page(kernel: object) -> None:
     else:
         assert (pairs, setting.level(A)) == ([*huge, ("start", 5 * PAGE, 6 * PAGE), ("end", 5 * PAGE, 6 * PAGE)], 1)
     assert (setting.get(A), setting.get(A + 5 * PAGE)) == (0, 8)
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kernel", "level"), [(HOST_6_12, 1), (HOST_6_13, 2)])
+def test_huge_zero_page_that_is_pinned_for_reading_is_replaced_as_for_a_write(kernel: HostKernel, level: int) -> None:
+    """do_huge_pmd_wp_page does not ask whether it is a write; the new page is as writable as its mapping."""
+    setting = Setting(kernel)
+    setting.map(HUGE, "thp", write=False)
+    assert setting.get(A) == 0
+    folio = setting.run(pin_user_page(setting.mm, A, write=False))
+    entry = setting.mm.table.lookup(A)
+    assert entry is not None
+    assert (entry.level, entry.writable) == (level, False)
+    setting.run(unpin(setting.mm, folio))
     balance(setting.host)
 
 

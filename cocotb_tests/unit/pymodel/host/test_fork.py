@@ -3,6 +3,7 @@
 import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
+from pymodel.host import entries
 from pymodel.host.effects import CopyPage, MmapLock, MmapUnlock, run_host
 from pymodel.host.errors import OutOfMemory
 from pymodel.host.files import MemFile
@@ -10,10 +11,12 @@ from pymodel.host.fork import fork
 from pymodel.host.gup import pin_user_page, populate, unpin
 from pymodel.host.kernel import HOST_6_1, HOST_6_12
 from pymodel.host.madvise import page_out
+from pymodel.host.mapping import munmap
 from pymodel.host.migrate import Moved, move_page
 from pymodel.host.mprotect import mprotect
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.process import Process
+from pymodel.host.split import split_entry
 
 
 def test_only_private_memory_that_was_written_is_announced() -> None:
@@ -150,4 +153,34 @@ def test_fork_in_the_middle_of_a_migration_shares_the_page(kind: str, length: in
     assert (setting.get(A), setting.get(A, children[0])) == (2, 1)
     setting.put(A, 3, children[0])
     assert (setting.get(A), setting.get(A, children[0])) == (2, 3)
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kind", "young"), [("anon4k", False), ("thp", False), ("hugetlb2m", True)])
+def test_child_has_touched_nothing_but_for_hugetlb(kind: str, young: bool) -> None:
+    """pte_mkold, pmd_mkold; copy_hugetlb_page_range copies the entry as it is."""
+    setting = Setting(huge=1)
+    setting.map(HUGE, kind)
+    setting.put(A, 5)
+    child = setting.run(fork(setting.mm))
+    entry = child.table.lookup(A)
+    assert entry is not None
+    assert bool(entry.value & entries.ACCESSED) is young
+
+
+def test_part_of_a_pinned_page_that_an_elder_child_has_is_shared_with_the_next() -> None:
+    """page_try_dup_anon_rmap: only what is this process's own may be pinned, and needs a copy."""
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(split_entry(setting.mm, A))
+    first = setting.run(fork(setting.mm))
+    folio = setting.folio(A)
+    setting.run(munmap(first, A, PAGE))
+    folio.set_exclusive(folio.frame, True)
+    setting.run(pin_user_page(setting.mm, A, write=False))
+    child = setting.run(fork(setting.mm))
+    assert setting.folio(A, child) is not folio
+    assert setting.folio(A + PAGE, child) is folio
+    setting.run(unpin(setting.mm, folio))
     balance(setting.host)

@@ -1,12 +1,15 @@
 """KSM: equal pages become one, read-only; a write makes it the process's own again."""
 
+from typing import Any
+
 import pytest
 
 from cocotb_tests.unit.pymodel.host.support import HUGE, PAGE, A, Setting, balance
 from pymodel.effects import Load
 from pymodel.host import entries
-from pymodel.host.effects import HostPteChanged, perform, run_host
+from pymodel.host.effects import HostAgent, HostPteChanged, perform, run_host
 from pymodel.host.fork import fork
+from pymodel.host.gup import pin_user_page, unpin
 from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
 from pymodel.host.ksm import merge_page, scan
 from pymodel.host.madvise import mergeable, page_out, unmergeable
@@ -28,12 +31,22 @@ def merged(kernel: HostKernel = HOST_6_12, count: int = 3) -> Setting:
     return setting
 
 
+def to_next_change(agent: HostAgent[Any], setting: Setting) -> None:
+    """Run an agent until it has changed an entry."""
+    answer: int | None = None
+    while True:
+        effect = agent.send(answer)
+        answer = perform(effect, setting.memory)
+        if isinstance(effect, HostPteChanged):
+            return
+
+
 @pytest.mark.parametrize("kernel", [HOST_6_1, HOST_6_12])
 def test_every_step_is_announced_over_its_page(kernel: HostKernel) -> None:
-    """Recorded (ksm): the first page is write-protected; each further one is write-protected, then replaced."""
+    """Recorded (ksm): the second of two twins is write-protected; all others are write-protected, then replaced."""
     setting = merged(kernel)
     middle = ["change_pte"] if kernel.has_change_pte else []
-    steps = [(0, 1), (1, 2), (2, 2)]
+    steps = [(1, 1), (0, 2), (2, 2)]
     wanted = [(name, page * PAGE) for page, times in steps for _ in range(times) for name in ["start", *middle, "end"]]
     assert [(name, start) for name, start, *_ in setting.calls] == wanted
     assert {event for _, _, _, event in setting.calls} <= {MmuEvent.CLEAR, -1}
@@ -44,7 +57,7 @@ def test_one_page_is_left_and_it_is_clean_and_read_only() -> None:
     folio = setting.folio(A)
     assert folio is setting.folio(A + PAGE) is setting.folio(A + 2 * PAGE)
     assert folio.ksm
-    assert [setting.mm.table.value(1, A + page * PAGE) & 0xFFF for page in range(3)] == [0x825, 0x025, 0x025]
+    assert [setting.mm.table.value(1, A + page * PAGE) & 0xFFF for page in range(3)] == [0x025, 0x825, 0x025]
     assert len(setting.reused) == 2
     assert [setting.get(A + page * PAGE) for page in range(3)] == [5, 5, 5]
     balance(setting.host)
@@ -116,16 +129,12 @@ def test_writer_between_write_protection_and_sharing_gets_a_copy() -> None:
     setting.put(A + 2 * PAGE, 9)
     setting.put(A + 3 * PAGE, 9)
     agent = scan(setting.host, [(setting.mm, A + 2 * PAGE), (setting.mm, A + 3 * PAGE)])
-    answer: int | None = None
-    while True:
-        effect = agent.send(answer)
-        answer = perform(effect, setting.memory)
-        if isinstance(effect, HostPteChanged):
-            break
-    setting.run(setting.mm.invalidate_end(A + 2 * PAGE, A + 3 * PAGE, MmuEvent.CLEAR))
-    setting.put(A + 2 * PAGE, 10)
+    to_next_change(agent, setting)
+    setting.run(setting.mm.invalidate_end(A + 3 * PAGE, A + 4 * PAGE, MmuEvent.CLEAR))
+    setting.put(A + 3 * PAGE, 10)
     run_host(agent, setting.memory)
-    assert (setting.get(A + 2 * PAGE), setting.get(A + 3 * PAGE)) == (10, 9)
+    assert (setting.get(A + 2 * PAGE), setting.get(A + 3 * PAGE)) == (9, 10)
+    assert setting.host.ksm_pages.keys() == {setting.folio(A)}
     balance(setting.host)
 
 
@@ -138,22 +147,84 @@ def test_different_unmergeable_or_foreign_pages_stay() -> None:
     assert setting.run(scan(setting.host, places)) == 0
     setting.run(mergeable(setting.mm, A, 4 * PAGE))
     assert setting.run(scan(setting.host, places)) == 0
-    setting.put(A + PAGE, 5)
-    child = setting.run(fork(setting.mm))
-    assert setting.run(scan(setting.host, places)) == 0  # both are mapped by two
-    setting.run(exit_process(child))
-    assert setting.run(scan(setting.host, places)) == 1
     balance(setting.host)
 
 
-def test_pages_of_a_huge_page_are_merged_after_it_is_split() -> None:
+def test_pages_that_a_child_maps_too_are_merged_in_this_process_alone() -> None:
+    """write_protect_page compares references with mappings, however many: a fork does not keep pages apart."""
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.run(mergeable(setting.mm, A, 2 * PAGE))
+    for page in range(2):
+        setting.put(A + page * PAGE, 5)
+    child = setting.run(fork(setting.mm))
+    places = [(setting.mm, A), (setting.mm, A + PAGE)]
+    assert setting.run(scan(setting.host, places)) == 1
+    assert setting.folio(A) is setting.folio(A + PAGE) is setting.folio(A + PAGE, child)
+    assert setting.folio(A, child) is not setting.folio(A)
+    setting.put(A + PAGE, 6, child)
+    assert [setting.get(A), setting.get(A + PAGE), setting.get(A + PAGE, child)] == [5, 5, 6]
+    setting.run(exit_process(child))
+    balance(setting.host)
+
+
+def test_pages_of_a_huge_page_are_merged_in_the_scan_after_it_is_split() -> None:
     setting = Setting()
     setting.map(HUGE, "thp")
     setting.put(A, 5)
     setting.put(A + PAGE, 5)
     setting.run(mergeable(setting.mm, A, HUGE))
-    assert setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + PAGE)])) == 1
+    places = [(setting.mm, A), (setting.mm, A + PAGE)]
+    assert setting.run(scan(setting.host, places)) == 0
+    assert setting.level(A) == 1
+    assert {call[1:] for call in setting.calls} == {(0, HUGE, MmuEvent.CLEAR)}
+    assert setting.run(scan(setting.host, places)) == 1
     assert setting.folio(A) is setting.folio(A + PAGE)
+    balance(setting.host)
+
+
+def test_shared_page_that_goes_while_the_huge_page_is_split_is_not_merged_into() -> None:
+    setting = merged(count=2)
+    setting.map(HUGE, "thp", A + HUGE)
+    setting.put(A + HUGE, 5)
+    setting.run(mergeable(setting.mm, A + HUGE, HUGE))
+    agent = scan(setting.host, [(setting.mm, A + HUGE)])
+    to_next_change(agent, setting)
+    for page in range(2):
+        setting.put(A + page * PAGE, 6)
+    assert not setting.host.ksm_pages
+    assert run_host(agent, setting.memory) == 0
+    assert setting.get(A + HUGE) == 5
+    balance(setting.host)
+
+
+def test_huge_page_without_a_twin_is_left_whole() -> None:
+    """try_to_merge_one_page splits; nobody splits a page to look at it."""
+    setting = Setting()
+    setting.map(2 * HUGE, "thp")
+    setting.put(A, 5)
+    setting.put(A + HUGE, 5)
+    setting.put(A + PAGE, 6)
+    setting.run(mergeable(setting.mm, A, 2 * HUGE))
+    assert setting.run(scan(setting.host, [(setting.mm, A + PAGE), (setting.mm, A)])) == 0
+    assert (setting.level(A), setting.calls) == (2, [])
+    assert setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + HUGE)])) == 1
+    assert setting.folio(A) is setting.folio(A + HUGE)
+    balance(setting.host)
+
+
+def test_page_whose_twin_is_in_use_is_its_process_s_own_again() -> None:
+    """try_to_merge_two_pages: where the second step fails, break_cow undoes the first."""
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.run(mergeable(setting.mm, A, 2 * PAGE))
+    for page in range(2):
+        setting.put(A + page * PAGE, 5)
+    pinned = setting.run(pin_user_page(setting.mm, A, write=True))
+    assert setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + PAGE)])) == 0
+    assert not setting.host.ksm_pages
+    assert setting.folio(A) is pinned
+    setting.run(unpin(setting.mm, pinned))
     balance(setting.host)
 
 

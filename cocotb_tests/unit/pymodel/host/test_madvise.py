@@ -9,7 +9,9 @@ from pymodel.host import entries, madvise
 from pymodel.host.errors import BadRange
 from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
-from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
+from pymodel.host.kernel import HOST_6_1, HOST_6_7, HOST_6_12, HostKernel
+from pymodel.host.mapping import munmap
+from pymodel.host.mprotect import mprotect
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.split import split_entry
 
@@ -52,7 +54,7 @@ def test_each_mapping_has_a_pair_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("kernel", "nested"), [(HOST_6_1, True), (HOST_6_12, False)])
-def test_hugetlb_range_is_rounded_down_and_nested_before_6_3(kernel: HostKernel, nested: bool) -> None:
+def test_hugetlb_range_is_rounded_down_and_nested_before_6_2(kernel: HostKernel, nested: bool) -> None:
     setting = Setting(kernel, huge=2)
     setting.map(2 * HUGE, "hugetlb2m")
     setting.put(A, 1)
@@ -177,6 +179,11 @@ def test_advice_for_other_memory_or_holes_wrong() -> None:
             setting.run(dropping(setting.mm, A, 2 * PAGE))
     with pytest.raises(BadRange, match="whole pages"):
         setting.run(madvise.dont_need(setting.mm, A, 8))
+    setting = Setting(huge=1)
+    setting.map(HUGE, "hugetlb2m")
+    for aging in (madvise.cold, madvise.page_out):
+        with pytest.raises(BadRange, match="must not be hugetlb2m"):
+            setting.run(aging(setting.mm, A, HUGE))
 
 
 @pytest.mark.parametrize("advice", [madvise.cold, madvise.free, madvise.page_out])
@@ -187,4 +194,123 @@ def test_huge_page_that_a_child_shares_is_left_whole(advice: Any) -> None:
     setting.run(fork(setting.mm))
     setting.run(advice(setting.mm, A, 4 * PAGE))
     assert (setting.level(A), [call for call in setting.calls if call[2] == HUGE]) == (2, [])
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(
+    ("advice", "kernel", "times", "whole"),
+    [(madvise.cold, HOST_6_7, 2, False), (madvise.free, HOST_6_7, 2, False), (madvise.page_out, HOST_6_7, 2, False),
+     (madvise.cold, HOST_6_12, 0, True), (madvise.free, HOST_6_12, 0, True), (madvise.page_out, HOST_6_12, 1, False)],
+)  # fmt: skip
+def test_huge_page_in_512_entries_is_split_before_6_10(
+    advice: Any, kernel: HostKernel, times: int, whole: bool
+) -> None:
+    """Newer kernels take the page whole: MADV_PAGEOUT has one pair for it, the others have none."""
+    setting = Setting(kernel)
+    setting.map(2 * HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(split_entry(setting.mm, A))
+    folio = setting.folio(A)
+    setting.run(advice(setting.mm, A, 2 * HUGE))
+    pairs = [call for call in setting.calls if call[:3] == ("start", 0, HUGE)]
+    assert len(pairs) == times
+    assert setting.get(A) == 5
+    assert (setting.folio(A) is folio) is whole
+    balance(setting.host)
+
+
+def test_free_leaves_zero_pages_alone() -> None:
+    """vm_normal_page gives none for them, is_huge_zero_pmd is left out."""
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.map(PAGE, hva=A + HUGE)
+    setting.get(A)
+    setting.get(A + HUGE)
+    before = setting.mm.table.leaves(A, A + HUGE + PAGE)
+    setting.run(madvise.free(setting.mm, A, HUGE + PAGE))
+    assert setting.mm.table.leaves(A, A + HUGE + PAGE) == before
+    setting.run(madvise.free(setting.mm, A, 4 * PAGE))
+    assert setting.level(A) == 2
+
+
+def test_free_leaves_a_huge_page_alone_that_a_child_shares() -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(fork(setting.mm))
+    before = setting.mm.table.value(2, A)
+    setting.run(madvise.free(setting.mm, A, HUGE))
+    assert setting.mm.table.value(2, A) == before
+
+
+@pytest.mark.parametrize(("kernel", "forgets"), [(HOST_6_7, True), (HOST_6_12, False)])
+def test_page_out_forgets_accesses_before_6_9(kernel: HostKernel, forgets: bool) -> None:
+    """Seen where the page stays, because swap is full."""
+    setting = Setting(kernel, swap=0)
+    setting.map(PAGE)
+    setting.put(A, 5)
+    assert setting.run(madvise.page_out(setting.mm, A, PAGE)) == 0
+    assert bool(setting.mm.table.value(1, A) & entries.ACCESSED) is not forgets
+
+
+def test_page_out_takes_two_megabytes_before_it_looks_at_the_next() -> None:
+    setting = Setting()
+    setting.map(2 * HUGE, "thp")
+    setting.put(A, 5)
+    setting.put(A + HUGE, 6)
+    assert setting.run(madvise.page_out(setting.mm, A, HUGE + PAGE)) == 513
+    starts = [call[1:3] for call in setting.calls if call[0] == "start"]
+    assert starts == [(0, HUGE), (HUGE, 2 * HUGE), (HUGE, 2 * HUGE), (HUGE, HUGE + PAGE)]
+    balance(setting.host)
+
+
+def test_page_that_the_process_may_not_touch_is_paged_out() -> None:
+    """pte_present holds for PROT_NONE."""
+    setting = Setting()
+    setting.map(PAGE)
+    setting.put(A, 5)
+    setting.run(mprotect(setting.mm, A, PAGE, read=False, write=False))
+    assert setting.run(madvise.page_out(setting.mm, A, PAGE)) == 1
+    setting.run(mprotect(setting.mm, A, PAGE, write=True))
+    assert setting.get(A) == 5
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kernel", "reserved"), [(HOST_6_7, 0), (HOST_6_12, 1)])
+def test_dropped_hugetlb_page_is_reserved_again_from_6_9_on(kernel: HostKernel, reserved: int) -> None:
+    """Before, somebody else may take it, and the owner's next touch is a SIGBUS."""
+    setting = Setting(kernel, huge=1)
+    setting.map(HUGE, "hugetlb2m")
+    setting.put(A, 5)
+    setting.run(madvise.dont_need(setting.mm, A, HUGE))
+    assert (setting.host.pools[2].free, setting.host.pools[2].reserved) == (1, reserved)
+    balance(setting.host)
+    assert setting.get(A) == 0
+    assert setting.host.pools[2].reserved == 0
+    setting.run(munmap(setting.mm, A, HUGE))
+    assert (setting.host.pools[2].free, setting.host.pools[2].reserved) == (1, 0)
+
+
+def test_dropped_hugetlb_page_that_is_in_use_is_not_reserved() -> None:
+    setting = Setting(huge=2)
+    setting.map(HUGE, "hugetlb2m")
+    setting.put(A, 5)
+    child = setting.run(fork(setting.mm))
+    setting.run(madvise.dont_need(setting.mm, A, HUGE))
+    assert (setting.get(A, child), setting.host.pools[2].reserved) == (5, 0)
+    balance(setting.host)
+
+
+def test_huge_page_that_cannot_be_split_is_left_where_a_part_is_meant() -> None:
+    setting = Setting()
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(split_entry(setting.mm, A))
+    folio = setting.folio(A)
+    folio.refs += 1
+    before = setting.mm.table.leaves(A, A + HUGE)
+    assert setting.run(madvise.page_out(setting.mm, A, 4 * PAGE)) == 0
+    setting.run(madvise.cold(setting.mm, A, 4 * PAGE))
+    assert (setting.mm.table.leaves(A, A + HUGE), setting.calls) == (before, [])
+    folio.refs -= 1
     balance(setting.host)

@@ -9,7 +9,9 @@ from pymodel.host.effects import MmapLock, MmapUnlock, run_host
 from pymodel.host.errors import BadRange, OutOfMemory
 from pymodel.host.files import HugetlbFile, MemFile
 from pymodel.host.gup import Signal
-from pymodel.host.kernel import HOST_6_1
+from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
+from pymodel.host.ksm import scan
+from pymodel.host.madvise import mergeable
 from pymodel.host.mapping import exit_process, mmap, mremap, munmap
 from pymodel.host.notifier import MmuEvent
 
@@ -164,6 +166,53 @@ def test_cut_hugetlb_page_wrong() -> None:
     with pytest.raises(BadRange, match="lies inside a hugetlb2m page"):
         setting.run(munmap(setting.mm, A, PAGE))
     assert setting.calls == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "low", "neighbour", "start"),
+    [(HOST_6_1, 4, 0, 4), (HOST_6_12, 4, 0, 0), (HOST_6_12, 4, 1, 4), (HOST_6_12, 4, 9, 4), (HOST_6_12, 0, 0, 0)],
+)
+def test_mremap_begins_where_its_table_does_from_6_7_on(
+    kernel: HostKernel, low: int, neighbour: int, start: int
+) -> None:
+    """try_realign_addr: not where another mapping (1: before the old place, 9: before the new) lies in the table."""
+    setting = Setting(kernel)
+    setting.map(HUGE, hva=A + low * PAGE)
+    setting.put(A + low * PAGE, 5)
+    to = A + 8 * HUGE
+    if neighbour:
+        setting.map(PAGE, hva=A if neighbour == 1 else to)
+    setting.run(mremap(setting.mm, A + low * PAGE, HUGE, to + low * PAGE))
+    moves = [call[1:3] for call in setting.calls if call[3] == UNMAP and call[0] == "start"]
+    assert moves == [(start * PAGE, low * PAGE + HUGE), (low * PAGE, low * PAGE + HUGE)]
+    assert setting.get(to + low * PAGE) == 5
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("length", "to", "cut"), [(8, 4, 0), (HUGE // PAGE, 5, 0), (HUGE // PAGE, 4, 1)])
+def test_mremap_begins_where_it_was_asked_to_otherwise(length: int, to: int, cut: int) -> None:
+    """A range that ends in its first table, another place in it, and a range in the middle of its mapping."""
+    setting = Setting()
+    setting.map((length + cut) * PAGE, hva=A + (4 - cut) * PAGE)
+    setting.run(mremap(setting.mm, A + 4 * PAGE, length * PAGE, A + 8 * HUGE + to * PAGE))
+    assert {call[1] for call in setting.calls if call[3] == UNMAP} == {4 * PAGE}
+
+
+def test_mremap_takes_pages_out_of_ksm_first() -> None:
+    """move_vma: ksm_madvise(MADV_UNMERGEABLE)."""
+    setting = Setting()
+    setting.map(2 * PAGE)
+    setting.run(mergeable(setting.mm, A, 2 * PAGE))
+    for page in range(2):
+        setting.put(A + page * PAGE, 5)
+    setting.run(scan(setting.host, [(setting.mm, A), (setting.mm, A + PAGE)]))
+    setting.run(mremap(setting.mm, A, 2 * PAGE, A + HUGE))
+    copies = [call for call in setting.calls if call[3] == CLEAR]
+    assert [call[:2] for call in copies] == [("start", 0), ("end", 0), ("start", PAGE), ("end", PAGE)]
+    assert setting.calls[: len(copies)] == copies
+    assert not setting.host.ksm_pages
+    assert (setting.get(A + HUGE), setting.get(A + HUGE + PAGE)) == (5, 5)
+    balance(setting.host)
 
 
 def test_mremap_wrong() -> None:

@@ -10,6 +10,7 @@ from pymodel.host.effects import HostAgent
 from pymodel.host.errors import BadRange
 from pymodel.host.files import HugetlbFile, MemFile
 from pymodel.host.fork import fork
+from pymodel.host.gup import Signal
 from pymodel.host.kernel import HOST_6_1, HOST_6_12, HostKernel
 from pymodel.host.madvise import dont_need, page_out
 from pymodel.host.mapping import munmap
@@ -90,7 +91,8 @@ def test_change_in_a_gigabyte_of_a_hugetlb_file_is_announced_for_all_of_it(name:
     assert {call[1:3] for call in setting.calls} == {(start - A, start + GIGA - A)}
 
 
-def test_hugetlb_page_goes_back_to_the_pool_and_stays_reserved() -> None:
+def test_hugetlb_page_goes_back_to_the_pool_and_its_reservation_is_gone() -> None:
+    """vma_has_reserves: after a hole the next touch competes with everybody else for a page."""
     setting = Setting(huge=2)
     pool = setting.host.pools[2]
     file = HugetlbFile(pool)
@@ -98,7 +100,11 @@ def test_hugetlb_page_goes_back_to_the_pool_and_stays_reserved() -> None:
     setting.put(A, 5)
     assert (pool.free, pool.reserved) == (1, 1)
     setting.run(punch_hole(setting.host, file, 0, HUGE))
-    assert (pool.free, pool.reserved) == (2, 2)
+    assert (pool.free, pool.reserved) == (2, 1)
+    setting.map(HUGE, "hugetlb2m", A + 4 * HUGE)
+    with pytest.raises(Signal, match="no hugetlb page is left"):
+        setting.get(A)
+    setting.run(munmap(setting.mm, A + 4 * HUGE, HUGE))
     assert setting.get(A) == 0
     balance(setting.host, [file])
 

@@ -7,10 +7,11 @@ from pymodel.host import entries
 from pymodel.host.files import MemFile
 from pymodel.host.fork import fork
 from pymodel.host.gup import pin_user_page, unpin
-from pymodel.host.kernel import HOST_6_1
+from pymodel.host.kernel import HOST_6_1, HOST_6_7, HOST_6_12, HostKernel
 from pymodel.host.madvise import dont_need
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.reclaim import reclaim
+from pymodel.host.split import split_entry
 
 CLEAR = MmuEvent.CLEAR
 
@@ -162,3 +163,81 @@ def test_pinned_page_is_left_alone() -> None:
     assert setting.calls == []
     setting.run(unpin(setting.mm, folio))
     balance(setting.host)
+
+
+def test_huge_page_s_entry_is_split_between_the_calls_for_the_page_from_6_11_on() -> None:
+    setting = Setting(HOST_6_12)
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    assert setting.run(reclaim(setting.host, [setting.folio(A)], ages=False)) == 512
+    assert setting.calls == [("start", 0, HUGE, CLEAR), ("end", 0, HUGE, CLEAR)]
+    assert setting.get(A) == 5
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kernel", "pairs"), [(HOST_6_1, 2 + 512), (HOST_6_12, 1)])
+def test_huge_page_in_512_entries_is_split_before_6_10(kernel: HostKernel, pairs: int) -> None:
+    """Newer kernels take it whole: one pair for all of it."""
+    setting = Setting(kernel)
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(split_entry(setting.mm, A))
+    assert setting.run(reclaim(setting.host, [setting.folio(A)], ages=False)) == 512
+    assert setting.calls[:2] == [("start", 0, HUGE, CLEAR), ("end", 0, HUGE, CLEAR)]
+    assert len(setting.calls) == 2 * pairs
+    assert setting.get(A) == 5
+    balance(setting.host)
+
+
+@pytest.mark.parametrize(("kernel", "calls"), [(HOST_6_7, 4), (HOST_6_12, 2)])
+def test_huge_page_that_one_process_maps_in_parts_stays_whole(kernel: HostKernel, calls: int) -> None:
+    """Another process has a 2M entry (folio_entire_mapcount); before 6.11 the pair of its split is called for both."""
+    setting = Setting(kernel)
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    child = setting.run(fork(setting.mm))
+    setting.run(split_entry(setting.mm, A))
+    assert setting.run(reclaim(setting.host, [setting.folio(A)], ages=False)) == 512
+    assert setting.calls == [("start", 0, HUGE, CLEAR), ("end", 0, HUGE, CLEAR)] * (calls // 2)
+    assert (setting.get(A), setting.get(A, child)) == (5, 5)
+    balance(setting.host)
+
+
+def test_parts_of_a_split_page_are_aged_one_by_one_but_for_the_first() -> None:
+    """split_folio_to_list: they come back as pages of their own, with folio_check_references."""
+    setting = Setting(HOST_6_1)
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    setting.run(split_entry(setting.mm, A))
+    setting.run(reclaim(setting.host, [setting.folio(A)]))
+    assert setting.run(reclaim(setting.host, [setting.folio(A)])) == 512
+    young = [call[1] for call in setting.calls if call[0] == "young"]
+    assert young == [page * PAGE for page in range(512)] + [page * PAGE for page in range(1, 512)]
+    balance(setting.host)
+
+
+def test_huge_page_without_room_in_swap_goes_in_parts() -> None:
+    """add_to_swap fails for all of it, and is tried for each part."""
+    setting = Setting(swap=3)
+    setting.map(HUGE, "thp")
+    setting.put(A, 5)
+    assert setting.run(reclaim(setting.host, [setting.folio(A)], ages=False)) == 3
+    assert setting.host.swap.used == 3
+    assert setting.get(A) == 5
+    balance(setting.host)
+
+
+def test_pinned_file_page_is_unmapped_though_it_stays() -> None:
+    """Pins of file pages are looked at only when nothing maps the page any more."""
+    setting = Setting()
+    file = MemFile()
+    setting.map(PAGE, "memfd", file=file)
+    setting.put(A, 5)
+    folio = setting.run(pin_user_page(setting.mm, A, write=True))
+    assert setting.run(reclaim(setting.host, [folio], ages=False)) == 0
+    assert setting.calls == [("start", 0, PAGE, CLEAR), ("end", 0, PAGE, CLEAR)]
+    assert setting.mm.table.value(1, A) == 0
+    assert setting.get(A) == 5
+    assert setting.folio(A) is folio
+    setting.run(unpin(setting.mm, folio))
+    balance(setting.host, [file])

@@ -7,6 +7,7 @@ from pymodel.host.fork import fork
 from pymodel.host.gup import pin_user_page, unpin
 from pymodel.host.kernel import HOST_6_1
 from pymodel.host.madvise import dont_need
+from pymodel.host.mapping import mremap
 from pymodel.host.mprotect import mprotect
 from pymodel.host.notifier import MmuEvent
 from pymodel.host.split import shrink_deferred, split_entry, split_folio
@@ -110,3 +111,35 @@ def test_split_page_is_unreachable_from_the_first_call_to_the_last() -> None:
             present.append(bool(effect.new & entries.PRESENT))
     assert present == [False] * 512 + [True] * 512
     assert setting.get(A) == 1
+
+
+def test_split_page_in_512_entries_is_announced_as_if_it_had_one() -> None:
+    """split_huge_pmd_address looks at the entry only between its calls; each mapping has its two pairs in a row."""
+    setting = Setting()
+    touched(setting)
+    setting.run(mprotect(setting.mm, A + 5 * PAGE, PAGE, write=False))
+    assert setting.run(split_folio(setting.host, setting.folio(A)))
+    parts = [(0, 5 * PAGE), (5 * PAGE, 6 * PAGE), (6 * PAGE, HUGE)]
+    wanted = [pair for part in parts for pair in ((0, HUGE), part)]
+    assert [call[1:3] for call in setting.calls if call[0] == "start"] == wanted
+    assert [setting.get(A + page * PAGE) for page in (0, 5, 511)] == [1, 6, 512]
+    balance(setting.host)
+
+
+def test_entry_of_another_huge_page_survives_the_split() -> None:
+    """Moved by half of its size: where the page would begin, the 2 MiB around are another page's by now."""
+    setting = Setting()
+    setting.map(3 * HUGE, "thp")
+    setting.put(A + 2 * HUGE - PAGE, 5)
+    setting.run(split_entry(setting.mm, A + HUGE))
+    setting.run(dont_need(setting.mm, A + HUGE, HUGE // 2))
+    to = A + 8 * HUGE
+    setting.run(mremap(setting.mm, A + HUGE // 2, 2 * HUGE, to))
+    setting.put(to, 7)
+    assert (setting.level(to), setting.level(to + HUGE)) == (2, 1)
+    assert setting.run(split_folio(setting.host, setting.folio(to + HUGE)))
+    edges = [8 * HUGE, 9 * HUGE], [8 * HUGE + HUGE // 2, 9 * HUGE + HUGE // 2]
+    assert [[*call[1:3]] for call in setting.calls if call[0] == "start"] == [*edges]
+    assert setting.level(to) == 2
+    assert (setting.get(to), setting.get(to + HUGE + HUGE // 2 - PAGE)) == (7, 5)
+    balance(setting.host)

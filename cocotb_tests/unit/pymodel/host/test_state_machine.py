@@ -224,8 +224,9 @@ class HostHistory(RuleBasedStateMachine):
 
     @rule(hva=places, advice=st.sampled_from([madvise.cold, None]))
     def age(self, hva: int, advice: Callable[[Process, int, int], Any] | None) -> None:
-        """MADV_COLD, or DAMON."""
-        if advice is not None:
+        """MADV_COLD, which hugetlb memory refuses, or DAMON."""
+        vma = self.mm.vmas.find(hva)
+        if advice is not None and vma is not None and vma.pool is None:
             self.run(advice(self.mm, hva, PAGE))
         else:
             self.run(aging.make_old(self.mm, hva))

@@ -60,7 +60,7 @@ def test_private_copies_stay_where_only_file_pages_go() -> None:
 
 @pytest.mark.parametrize(("kernel", "event"), [(HOST_6_1, UNMAP), (HOST_6_12, CLEAR)])
 def test_hugetlb_pages_are_announced_once(kernel: HostKernel, event: MmuEvent) -> None:
-    """unmap_hugepage_range: before 6.3 __unmap_hugepage_range does it alone."""
+    """unmap_hugepage_range: before 6.2 __unmap_hugepage_range does it alone."""
     setting = Setting(kernel, huge=1)
     file = HugetlbFile(setting.host.pools[2])
     setting.map(HUGE, "hugetlb2m", file=file)
