@@ -1,23 +1,17 @@
 """Ageing: A bits cleared, or without them R and X taken away and remembered (facts C7; tdp_mmu.c)."""
 
-from pymodel.effects import CompareExchange, FetchAnd, Store
-from pymodel.kvm.effects import KvmAgent, SpteChanged, exchange
+from pymodel.effects import CompareExchange, FetchAnd
+from pymodel.kvm.effects import KvmAgent, SpteChanged
 from pymodel.kvm.memslots import Memslot
-from pymodel.kvm.vm import Table, Vm, call, returned
+from pymodel.kvm.root_list import roots_of
+from pymodel.kvm.tdp_mmu import clear_bits, set_exclusive
+from pymodel.kvm.vm import Vm, call, returned
 from pymodel.kvm.walk import TdpIter
 
 __all__ = ["age_range", "test_age_range"]
 
 
-def _accessed(vm: Vm, spte: int) -> bool:
-    fmt = vm.fmt
-    return bool(spte & fmt.accessed) if fmt.ad_enabled else not fmt.is_access_track(spte)
-
-
-def _roots(vm: Vm, slot: Memslot) -> list[Table]:
-    """Newer kernels leave invalid roots alone: nobody runs on them (facts C3)."""
-    older = vm.version.invalid_root_flush
-    return [root for root in vm.roots if root.as_id == slot.as_id and (older or not root.invalid)]
+_WORD = (1 << 64) - 1
 
 
 def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
@@ -28,26 +22,36 @@ def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
     fmt = vm.fmt
     yield call("kvm_tdp_mmu_age_gfn_range", range_start=start, range_end=end)
     young = False
-    for root in _roots(vm, slot):
+    for root in roots_of(vm, slot.as_id, dying=vm.version.age_dying_roots):
         it = TdpIter(vm, root, start, end)
         while (yield from it.step()):
-            if not fmt.is_present(it.old) or not fmt.is_leaf(it.old, it.level) or not _accessed(vm, it.old):
+            if not fmt.is_present(it.old) or not fmt.is_leaf(it.old, it.level) or not fmt.is_accessed(it.old):
                 continue
             young = True
-            if fmt.ad_enabled:
-                it.old = yield FetchAnd(it.address, ~fmt.accessed & (1 << 64) - 1)
-                new = it.old & ~fmt.accessed
-            else:
-                new = fmt.access_track(it.old)
-                if vm.version.age_locked and fmt.is_volatile(it.old):
-                    it.old = yield from exchange(it.address, new)
-                elif vm.version.age_locked:
-                    yield Store(it.address, new)
-                elif (yield CompareExchange(it.address, it.old, new)) != it.old:
-                    continue
-            yield SpteChanged(it.as_id, it.gfn, it.level, it.old, new)
+            yield from (_age_locked if vm.version.age_locked else _age_unlocked)(vm, it)
     yield returned("kvm_tdp_mmu_age_gfn_range", int(young))
     return young
+
+
+def _age_locked(vm: Vm, it: TdpIter) -> KvmAgent[None]:
+    """age_gfn_range of one leaf, under the exclusive lock."""
+    if vm.fmt.ad_enabled:
+        yield from clear_bits(vm, it, vm.fmt.accessed)
+    else:
+        yield from set_exclusive(vm, it.as_id, it.gfn, it.level, it.address, it.old, vm.fmt.access_track(it.old))
+
+
+def _age_unlocked(vm: Vm, it: TdpIter) -> KvmAgent[None]:
+    """kvm_tdp_mmu_age_spte of one leaf, beside anybody."""
+    fmt = vm.fmt
+    if fmt.ad_enabled:
+        it.old = yield FetchAnd(it.address, ~fmt.accessed & _WORD)
+        new = it.old & ~fmt.accessed
+    else:
+        new = fmt.access_track(it.old)
+        if (yield CompareExchange(it.address, it.old, new)) != it.old:
+            return
+    yield SpteChanged(it.as_id, it.gfn, it.level, it.old, new)
 
 
 def test_age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
@@ -55,10 +59,10 @@ def test_age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool
     fmt = vm.fmt
     yield call("kvm_tdp_mmu_test_age_gfn", range_start=start, range_end=end)
     young = False
-    for root in _roots(vm, slot):
+    for root in roots_of(vm, slot.as_id, dying=vm.version.age_dying_roots):
         it = TdpIter(vm, root, start, end)
         while (yield from it.step()):
-            if fmt.is_present(it.old) and fmt.is_leaf(it.old, it.level) and _accessed(vm, it.old):
+            if fmt.is_present(it.old) and fmt.is_leaf(it.old, it.level) and fmt.is_accessed(it.old):
                 young = True
     yield returned("kvm_tdp_mmu_test_age_gfn", int(young))
     return young

@@ -6,7 +6,7 @@ from pymodel.kvm.effects import KvmAgent, MmuLock, MmuUnlock
 from pymodel.kvm.errors import EINVAL, ENXIO, KvmError
 from pymodel.kvm.memslots import Memslot
 from pymodel.kvm.pml import sync_log
-from pymodel.kvm.root_list import EachRoot
+from pymodel.kvm.root_list import EachRoot, roots_of
 from pymodel.kvm.split import try_split
 from pymodel.kvm.spte import WRITABLE
 from pymodel.kvm.tdp_mmu import clear_bits, protect_range, set_exclusive
@@ -74,7 +74,7 @@ def write_protect_gfn(vm: Vm, slot: Memslot, gfn: int, min_level: int) -> KvmAge
     yield call("kvm_tdp_mmu_write_protect_gfn", slot_id=slot.ident, gfn=gfn, min_level=min_level)
     fmt = vm.fmt
     changed = False
-    for root in [root for root in vm.roots if root.as_id == slot.as_id]:
+    for root in roots_of(vm, slot.as_id, dying=vm.version.dying_roots_too):
         it = TdpIter(vm, root, gfn, gfn + 1, min_level)
         while (yield from it.step()):
             if not fmt.is_present(it.old) or not fmt.is_leaf(it.old, it.level):
@@ -102,7 +102,7 @@ def protect_masked(vm: Vm, slot: Memslot, offset: int, mask: int) -> KvmAgent[No
     base = slot.base_gfn + offset
     wrprot = int(not vm.params.log_by_dirty_bit)
     yield call("kvm_tdp_mmu_clear_dirty_pt_masked", slot_id=slot.ident, gfn=base, mask=mask, wrprot=wrprot)
-    for root in [root for root in vm.roots if root.as_id == slot.as_id]:
+    for root in roots_of(vm, slot.as_id, dying=vm.version.dying_roots_too):
         bit = _log_bit(vm, root)
         it = TdpIter(vm, root, base + first, base + 64)
         while (yield from it.step()):

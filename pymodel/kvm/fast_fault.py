@@ -49,8 +49,11 @@ class Fault:
 
 
 def can_be_fast(vm: Vm, fault: Fault) -> bool:
-    """page_fault_can_be_fast: no MMIO entry, and what is missing may be W or, without A bits, any access."""
-    if fault.rsvd:
+    """page_fault_can_be_fast: no MMIO entry, and what is missing may be W or, without A bits, any access.
+
+    A fault of the wrong kind of memory must come to its refusal (6.11+), and not be taken for a spurious one.
+    """
+    if fault.rsvd or (vm.version.mismatch_not_fast and fault.private != (fault.gfn in vm.private)):
         return False
     return fault.write if fault.present else not vm.fmt.ad_enabled
 
@@ -71,7 +74,9 @@ def fast_page_fault(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
         if fmt.allows(old, write=fault.write, execute=fault.execute):
             result = version.ret_spurious
             break
-        new = fmt.restore_access_track(old) if fmt.is_access_track(old) else old
+        new = old
+        if fmt.is_access_track(old):
+            new = fmt.restore_access_track(old) | (fmt.accessed if fmt.software_ad else 0)
         if fault.write and fmt.is_mmu_writable(old):
             new |= WRITABLE
             if level > 1 and fault.slot is not None and fault.slot.logging:

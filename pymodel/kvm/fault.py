@@ -19,6 +19,7 @@ __all__ = ["EFAULT", "PRIVATE", "Outcome", "hugepage_adjust", "is_tracked", "max
            "new_leaf", "page_fault", "prefault", "take_page", "tdp_fault"]  # fmt: skip
 
 EFAULT = -14
+_EAGAIN = -11
 PRIVATE = 1 << 49
 """PFERR_PRIVATE_ACCESS: the guest asked for private memory."""
 _CONTINUE = 0
@@ -46,8 +47,8 @@ def page_fault(vm: Vm, vcpu: Vcpu, address: int, error: int) -> KvmAgent[Outcome
         result = yield from handle_mmio_fault(vm, vcpu, address)
     if result == version.ret_invalid:
         result = yield from tdp_fault(vm, vcpu, new_fault(vm, address, error))
-    if result == version.ret_emulate:
-        return Outcome(result, emulate=True)
+    if result in (version.ret_emulate, version.ret_write_protected):
+        return Outcome(version.ret_emulate, emulate=True)
     if vm.traced:
         yield returned("kvm_mmu_page_fault", result if result < 0 else 1)
     return Outcome(result, error=-result) if result < 0 else Outcome(result)
@@ -80,15 +81,13 @@ def _prepare(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
     version, gfn = vm.version, fault.gfn
     fault.slot = vm.slots.find(gfn, vcpu.as_id)
     fault.max_level = uniform_level(vm, vcpu, gfn, fault.max_level)
-    if fault.write and fault.present and is_tracked(fault):
-        return version.ret_emulate
+    if fault.write and fault.present and not fault.rsvd and is_tracked(fault):
+        return version.ret_write_protected
     if can_be_fast(vm, fault):
         result = yield from fast_page_fault(vm, vcpu, fault)
         if result != version.ret_invalid:
             return result
     fault.mmu_seq = vm.mmu_invalidate_seq
-    if fault.private != (gfn in vm.private):
-        return (yield from _memory_fault(fault))
     return (yield from _resolve(vm, vcpu, fault))
 
 
@@ -105,9 +104,14 @@ def _resolve(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
     gets none, each access is looked up again.
     """
     version, slot = vm.version, fault.slot
+    wrong_kind = fault.private != (fault.gfn in vm.private)
+    if wrong_kind and (slot is None or version.mismatch_first):
+        return (yield from _memory_fault(fault))
     if slot is not None and slot.invalid:
-        return version.ret_retry
+        return _EAGAIN if fault.prefetch and version.pre_fault_gives_up else version.ret_retry
     if slot is None:
+        if fault.private:
+            return (yield from _memory_fault(fault))
         cache_mmio(vm, vcpu, fault.gfn)
         fault.pfn, fault.map_writable = None, False
         exported = vcpu.root is not None and vcpu.root.exported
@@ -117,13 +121,13 @@ def _resolve(vm: Vm, vcpu: Vcpu, fault: Fault) -> KvmAgent[int]:
     fault.hva = slot.hva_of(fault.gfn)
     if version.early_retry and vm.retry(fault.mmu_seq, fault.gfn, fault.hva):
         return version.ret_retry
-    if fault.private and not slot.private:
+    if wrong_kind or (fault.private and not slot.private):
         return (yield from _memory_fault(fault))
     if slot.readonly and fault.write:
         return version.ret_emulate
     page: HostPage = yield HostFault(fault.hva, fault.write, slot.ident, fault.private)
     if page.pfn is None:
-        return EFAULT
+        return (yield from _memory_fault(fault)) if fault.private else EFAULT
     take_page(vm, vcpu, fault, page)
     if version.early_retry and vm.retry(fault.mmu_seq, fault.gfn, fault.hva):
         return version.ret_retry
@@ -248,7 +252,7 @@ def _make_table(vm: Vm, fault: Fault, it: TdpIter) -> KvmAgent[bool]:
     if not (yield from (split if huge else link)(vm, it, table, shared=True)):
         vm.free_table(table)
         return False
-    if could_be_huge:
+    if could_be_huge and (table.nx_disallowed or not version.nx_mark_every_table):
         table.nx_disallowed = True
         yield from track(vm, table)
     return True
@@ -290,8 +294,11 @@ def is_tracked(fault: Fault) -> bool:
 def _set_leaf(vm: Vm, vcpu: Vcpu, fault: Fault, it: TdpIter) -> KvmAgent[int]:
     """tdp_mmu_map_handle_target_level."""
     fmt, version = vm.fmt, vm.version
-    if version.spurious_early and fmt.is_present(it.old) and fmt.is_leaf(it.old, it.level):
-        if fault.prefetch or fmt.allows(it.old, write=fault.write, execute=fault.execute):
+    if version.spurious_early and fmt.is_present(it.old):
+        leaf = fmt.is_leaf(it.old, it.level)
+        if fault.prefetch and (leaf or not version.prefetch_needs_leaf):
+            return version.ret_spurious
+        if leaf and fmt.allows(it.old, write=fault.write, execute=fault.execute):
             return version.ret_spurious
     old = it.old
     if fault.pfn is None:
@@ -311,12 +318,12 @@ def _set_leaf(vm: Vm, vcpu: Vcpu, fault: Fault, it: TdpIter) -> KvmAgent[int]:
         else:
             yield from flush_range(vm, it.gfn, pages(it.level))
     if fault.pfn is None:
-        yield Trace("mark_mmio_spte", (("gfn", it.gfn), ("access", 7), ("gen", mmio_generation(vm, vcpu.as_id))))
+        yield Trace("mark_mmio_spte", (("gfn", it.gfn), ("access", 7), ("gen", fmt.mmio_generation(new))))
         return version.ret_emulate
     now = yield Load(it.address)
     if vm.traced:
         yield Trace("set_spte", (("gfn", it.gfn), ("spte", now), ("level", it.level)))
-    return version.ret_emulate if fault.write and is_tracked(fault) else result
+    return version.ret_write_protected if fault.write and is_tracked(fault) else result
 
 
 def prefault(vm: Vm, vcpu: Vcpu, gpa: int, size: int) -> KvmAgent[int]:
@@ -332,7 +339,8 @@ def prefault(vm: Vm, vcpu: Vcpu, gpa: int, size: int) -> KvmAgent[int]:
         while True:
             yield from reload_root(vm, vcpu)
             yield Resched()
-            fault = Fault(gpa + done, 0, prefetch=True, max_level=vm.params.max_level)
+            private = gpa + done >> 12 in vm.private
+            fault = Fault(gpa + done, 0, prefetch=True, max_level=vm.params.max_level, private=private)
             result = yield from tdp_fault(vm, vcpu, fault)
             if result != vm.version.ret_retry:
                 break

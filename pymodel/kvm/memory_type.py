@@ -15,6 +15,7 @@ WRITE_BACK = 6 << 3
 IPAT = 1 << 6
 """Ignore the guest's PAT."""
 _TYPES = (0, 1, 4, 5, 6)
+_ALL = (1 << 64) - 1
 
 
 def leaf_type(vm: Vm, vcpu: Vcpu, gfn: int, host_mmio: bool = False) -> int:
@@ -28,7 +29,9 @@ def leaf_type(vm: Vm, vcpu: Vcpu, gfn: int, host_mmio: bool = False) -> int:
     if not vm.version.guest_memory_type:
         return WRITE_BACK
     if vcpu.cache_disabled:
-        return (WRITE_BACK if vm.params.cd_quirk else UNCACHED) | IPAT
+        if not vm.params.cd_quirk:
+            return UNCACHED | IPAT
+        return WRITE_BACK | (IPAT if vm.version.cd_ignores_pat else 0)
     return _mtrr(vcpu, gfn) << 3
 
 
@@ -91,14 +94,17 @@ def set_mtrrs(vm: Vm, vcpu: Vcpu, ranges: list[tuple[int, int, int]]) -> KvmAgen
 
 
 def _zap_types(vm: Vm, start: int = 0, end: int | None = None) -> KvmAgent[None]:
-    """kvm_zap_gfn_range, within an invalidation, so that faults in flight begin again; NPT has no types."""
+    """kvm_zap_gfn_range, within an invalidation, so that faults in flight begin again; NPT has no types.
+
+    Where faults compare host addresses, the invalidation is one of all of them.
+    """
     if not vm.fmt.is_ept:
         return
     end = vm.gfn_limit if end is None else end
     yield MmuLock(write=True)
-    vm.begin_invalidation(start, end)
+    vm.begin_invalidation(*((start, end) if vm.version.retry_by_gfn else (0, _ALL)))
     flush = False
-    each = EachRoot(vm)
+    each = EachRoot(vm, valid=not vm.version.dying_roots_too)
     while (root := (yield from each.next())) is not None:
         flush = yield from zap_leafs(vm, root, start, end, flush)
     if flush:

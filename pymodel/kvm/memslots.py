@@ -145,9 +145,13 @@ class Memslots:
         """The beginning of a change."""
         self._generations[as_id] |= GEN_UPDATING
 
+    def upcoming(self, as_id: int) -> int:
+        """The generation that the end of the change will bring."""
+        return (self._generations[as_id] & ~GEN_UPDATING) + GEN_STEP
+
     def advance(self, as_id: int) -> None:
         """The end of a change: faults from now on see another generation (kvm_swap_active_memslots)."""
-        self._generations[as_id] = (self._generations[as_id] & ~GEN_UPDATING) + GEN_STEP
+        self._generations[as_id] = self.upcoming(as_id)
 
     def existing(self, ident: int, as_id: int = 0) -> Memslot:
         """The slot with this id. Raises `KvmError` (EINVAL) if there is none."""

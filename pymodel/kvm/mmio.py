@@ -6,12 +6,15 @@ from pymodel.kvm.memslots import GEN_UPDATING
 from pymodel.kvm.spte import ADDRESS, GEN_BITS
 from pymodel.kvm.vm import Vcpu, Vm
 
-__all__ = ["cache_mmio", "handle_mmio_fault", "is_cached", "mmio_generation"]
+__all__ = ["MMIO_GEN_MASK", "cache_mmio", "handle_mmio_fault", "is_cached", "mmio_generation"]
+
+MMIO_GEN_MASK = (1 << GEN_BITS) - 1
+"""MMIO_SPTE_GEN_MASK."""
 
 
 def mmio_generation(vm: Vm, as_id: int) -> int:
-    """The part of the generation of an address space's slots that fits an entry (MMIO_SPTE_GEN_MASK)."""
-    return vm.slots.generation(as_id) & (1 << GEN_BITS) - 1
+    """The part of the generation of an address space's slots that fits an entry."""
+    return vm.slots.generation(as_id) & MMIO_GEN_MASK
 
 
 def cache_mmio(vm: Vm, vcpu: Vcpu, gfn: int) -> None:

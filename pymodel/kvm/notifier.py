@@ -6,6 +6,7 @@ from pymodel.kvm.age import age_range, test_age_range
 from pymodel.kvm.effects import KvmAgent, MmuLock, MmuUnlock, Trace
 from pymodel.kvm.errors import EINVAL, KvmError
 from pymodel.kvm.memslots import Memslot
+from pymodel.kvm.root_list import roots_of
 from pymodel.kvm.tdp_mmu import set_exclusive, unmap_range
 from pymodel.kvm.vm import Vm, call, flush_all, returned
 from pymodel.kvm.walk import TdpIter
@@ -103,7 +104,7 @@ def _set_gfn(vm: Vm, slot: Memslot, low: int, high: int, pfn: int, writable: boo
     """kvm_tdp_mmu_set_spte_gfn."""
     yield call("kvm_tdp_mmu_set_spte_gfn", range_start=low, range_end=high)
     changed = False
-    for root in [root for root in vm.roots if root.as_id == slot.as_id]:
+    for root in roots_of(vm, slot.as_id, dying=True):
         it = TdpIter(vm, root, low, high)
         while (yield from it.step()):
             if it.level != 1 or not vm.fmt.is_present(it.old):

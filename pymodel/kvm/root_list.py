@@ -3,7 +3,7 @@
 from pymodel.kvm.effects import KvmAgent
 from pymodel.kvm.vm import Table, Vm, call
 
-__all__ = ["EachRoot", "put_root"]
+__all__ = ["EachRoot", "put_root", "roots_of"]
 
 
 def put_root(vm: Vm, root: Table) -> KvmAgent[None]:
@@ -13,6 +13,11 @@ def put_root(vm: Vm, root: Table) -> KvmAgent[None]:
     if root.refcount == 0:
         vm.roots.remove(root)
         vm.free_table(root)
+
+
+def roots_of(vm: Vm, as_id: int, *, dying: bool) -> list[Table]:
+    """for_each_tdp_mmu_root: those of an address space, `dying` with invalid ones; nobody may make or free any."""
+    return [root for root in vm.roots if root.as_id == as_id and (dying or not root.invalid)]
 
 
 class EachRoot:

@@ -46,18 +46,30 @@ def _serve_obsolete(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
 
 def load_root(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     """kvm_mmu_load: find a valid root of the role or make one, then flush for it."""
-    yield MmuLock(write=True)
+    exclusive = not vm.version.roots_shared
+    yield MmuLock(exclusive)
     yield call("kvm_tdp_mmu_alloc_root", vcpu=vcpu.ident)
-    root = find_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
+    root = None if exclusive else (yield from _find_shared(vm, vcpu))
     if root is None:
-        root = yield from new_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
-    root.refcount += 1
+        root = find_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
+        if root is None:
+            root = yield from new_root(vm, vcpu.as_id, guest_mode=vcpu.guest_mode)
+        root.refcount += 1
     vcpu.root = root
-    yield MmuUnlock(write=True)
+    yield MmuUnlock(exclusive)
     yield returned("kvm_tdp_mmu_get_vcpu_root_hpa", root.frame << 12)
     yield call("svm_load_mmu_pgd", vcpu=vcpu.ident, root_hpa=root.frame << 12, root_level=root.level)
     yield call("svm_flush_tlb_current", vcpu=vcpu.ident)
     yield call("svm_flush_tlb_asid", vcpu=vcpu.ident)
+
+
+def _find_shared(vm: Vm, vcpu: Vcpu) -> KvmAgent[Table | None]:
+    """kvm_tdp_mmu_alloc_root (6.9+): the valid root for a vCPU, referenced; others on the way are taken and put."""
+    each = EachRoot(vm, vcpu.as_id, valid=True)
+    while (root := (yield from each.next())) is not None:
+        if root.guest_mode == vcpu.guest_mode:
+            break
+    return root
 
 
 def find_root(vm: Vm, as_id: int, *, guest_mode: bool = False) -> Table | None:
@@ -67,15 +79,22 @@ def find_root(vm: Vm, as_id: int, *, guest_mode: bool = False) -> Table | None:
 
 
 def new_root(vm: Vm, as_id: int, *, guest_mode: bool = False) -> KvmAgent[Table]:
-    """kvm_tdp_mmu_alloc_root under the lock: an empty root; its one reference is the MMU's own."""
+    """kvm_tdp_mmu_alloc_root under the lock: an empty root; its one reference is the MMU's own.
+
+    Another vCPU that holds the lock, too, may have been faster (6.9+): then it is that one's.
+    """
     root = vm.new_table(vm.params.root_level, 0, as_id, 0, guest_mode)
-    root.refcount = 1
-    root.mmu_valid_gen = vm.mmu_valid_gen
-    yield Trace("get_page", (("gfn", 0), ("level", root.level)))
     if vm.fmt.empty:
         for index in range(512):
             yield Store((root.frame << 12) + 8 * index, vm.fmt.empty)
-    vm.roots.append(root)
+    other = find_root(vm, as_id, guest_mode=guest_mode)
+    if other is not None:
+        vm.free_table(root)
+        return other
+    root.refcount = 1
+    root.mmu_valid_gen = vm.mmu_valid_gen
+    vm.roots.insert(0, root)
+    yield Trace("get_page", (("gfn", 0), ("level", root.level)))
     return root
 
 
@@ -93,6 +112,7 @@ def switch_role(vm: Vm, vcpu: Vcpu, *, as_id: int = 0, guest_mode: bool = False)
 
 
 def _free_active(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
+    """mmu_free_root_page of the active root, under the lock."""
     root = vcpu.root
     assert root is not None
     yield call("mmu_free_root_page", root_hpa=root.frame << 12)
@@ -105,16 +125,20 @@ def _free_obsolete(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     yield call("kvm_mmu_free_obsolete_roots", vcpu=vcpu.ident)
     root = vcpu.root
     if root is not None and (root.invalid or root.mmu_valid_gen != vm.mmu_valid_gen):
+        yield MmuLock(not vm.version.roots_shared)
         yield from _free_active(vm, vcpu)
+        yield MmuUnlock(not vm.version.roots_shared)
 
 
 def free_roots(vm: Vm, vcpu: Vcpu) -> KvmAgent[None]:
     """kvm_mmu_free_roots of all (a change of CR0, CR4 or EFER): the root stays for the next load to find."""
     if vcpu.root is None:
         return
+    yield MmuLock(not vm.version.roots_shared)
     for _ in range(_PREVIOUS_ROOTS):
         yield call("mmu_free_root_page", root_hpa=_NO_ROOT)
     yield from _free_active(vm, vcpu)
+    yield MmuUnlock(not vm.version.roots_shared)
 
 
 def invalidate_all(vm: Vm, *, dying: bool = False) -> None:
@@ -179,4 +203,4 @@ def destroy(vm: Vm) -> KvmAgent[None]:
         yield call("kvm_mmu_unload", vcpu=vcpu.ident)
         yield from free_roots(vm, vcpu)
     invalidate_all(vm, dying=True)
-    yield from zap_invalidated(vm)
+    yield from zap_invalidated(vm, shared=not vm.version.destroy_exclusive)

@@ -12,7 +12,7 @@ from pymodel.kvm.dirty import logging_on
 from pymodel.kvm.effects import AwaitInvalidations, KvmAgent, MmuLock, MmuUnlock, SrcuSynchronize
 from pymodel.kvm.errors import EINVAL, KvmError
 from pymodel.kvm.memslots import GEN_STEP, GUEST_MEMFD, LOG_DIRTY, READONLY, Memslot
-from pymodel.kvm.mmio import mmio_generation
+from pymodel.kvm.mmio import MMIO_GEN_MASK
 from pymodel.kvm.pml import update_all
 from pymodel.kvm.roots import zap_all_fast
 from pymodel.kvm.tdp_mmu import unmap_range
@@ -49,7 +49,7 @@ def _swap(vm: Vm, as_id: int, change: Callable[[], None]) -> KvmAgent[None]:
     """kvm_swap_active_memslots: `change` the slots between their readers.
 
     Where the generation that fits an MMIO entry comes round to its beginning, all entries go
-    (kvm_mmu_invalidate_mmio_sptes).
+    (kvm_mmu_invalidate_mmio_sptes) before it counts: until then none is trusted.
     """
     yield AwaitInvalidations()
     if vm.notifiers_active:
@@ -57,10 +57,10 @@ def _swap(vm: Vm, as_id: int, change: Callable[[], None]) -> KvmAgent[None]:
     change()
     vm.slots.updating(as_id)
     yield SrcuSynchronize()
+    if vm.slots.upcoming(as_id) & MMIO_GEN_MASK < GEN_STEP:
+        yield from zap_all_fast(vm)
     vm.slots.advance(as_id)
     update_all(vm)
-    if mmio_generation(vm, as_id) < GEN_STEP:
-        yield from zap_all_fast(vm)
 
 
 def _invalidate(vm: Vm, slot: Memslot) -> KvmAgent[None]:

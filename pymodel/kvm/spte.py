@@ -16,6 +16,7 @@ GEN_BITS = 19
 
 _FROZEN = 0x5A0
 """Bits of a frozen entry; in 6.1 and 6.12 as recorded (facts K)."""
+_SUPPRESS_VE = 1 << 63
 _AD_DISABLED = 1 << 52
 _AD_WRPROT_ONLY = 2 << 52
 _AD_MASK = 3 << 52
@@ -54,6 +55,10 @@ class SpteFormat:
     empty: int
     ad_enabled: bool = True
     is_ept: bool = False
+    software_ad: bool = False
+    """Without `ad_enabled`: `accessed` and `dirty` are kept all the same, by KVM alone."""
+    suppress_ve: int = 0
+    """Set in every live entry, so that no violation becomes a #VE of the guest (EPT, 6.10+)."""
     frozen_bits: int = _FROZEN
     """0x498 after a patch of unknown fate that keeps clear of every A and D bit (facts A2)."""
 
@@ -84,7 +89,7 @@ class SpteFormat:
 
     def nonleaf(self, frame: int) -> int:
         """make_nonleaf_spte."""
-        spte = self.live | frame << 12 | self.hw_present | WRITABLE | self.user | self.exec_on
+        spte = self.live | frame << 12 | self.hw_present | self.suppress_ve | WRITABLE | self.user | self.exec_on
         return spte | (self.accessed if self.ad_enabled else _AD_DISABLED if self.is_ept else 0)
 
     def leaf(
@@ -106,11 +111,12 @@ class SpteFormat:
         that for "was writable already". `tracked`: writes are to be caught, so that the entry is host-writable at
         most. `protect_only`: A/D scheme 2, for a guest of the guest whose writes PML does not log (facts A2, C7).
         """
-        spte = self.live | self.hw_present | self.user
+        spte = self.live | self.hw_present | self.suppress_ve | self.user
+        keeps_ad = self.ad_enabled or self.software_ad
         spte |= self.memory_type if memory_type is None else memory_type
         if self.is_ept:
             spte |= _AD_DISABLED if not self.ad_enabled else _AD_WRPROT_ONLY if protect_only else 0
-        if not prefetch and self.ad_enabled:
+        if not prefetch and keeps_ad:
             spte |= self.accessed
         spte |= self.exec_on if executable else self.exec_off
         if level > 1:
@@ -120,7 +126,7 @@ class SpteFormat:
             spte |= self.host_writable
         if host_writable and not tracked:
             spte |= WRITABLE | self.mmu_writable
-            if self.ad_enabled and not (old & WRITABLE and (level == 1 or old & LARGE)):
+            if keeps_ad and not (old & WRITABLE and (level == 1 or old & LARGE)):
                 spte |= self.dirty
         return self.access_track(spte) if prefetch else spte
 
@@ -129,11 +135,15 @@ class SpteFormat:
         if self.ad_enabled:
             return spte & ~self.accessed
         saved = spte & 0b101
-        return spte & ~0b111 | saved << 54
+        return spte & ~(0b111 | (self.accessed if self.software_ad else 0)) | saved << 54
 
     def is_access_track(self, spte: int) -> bool:
         """is_access_track_spte."""
         return self.is_ept and not self.ad_enabled and not spte & 0b111
+
+    def is_accessed(self, spte: int) -> bool:
+        """is_accessed_spte."""
+        return bool(spte & self.accessed) if self.ad_enabled or self.software_ad else not self.is_access_track(spte)
 
     def restore_access_track(self, spte: int) -> int:
         """restore_acc_track_spte."""
@@ -216,8 +226,13 @@ def npt(*, suppress_ve_empty: bool, marker: int = 11) -> SpteFormat:
     )
 
 
-def ept(*, suppress_ve_empty: bool, marker: int = 11, ad_enabled: bool = True) -> SpteFormat:
-    """Intel EPT with write-back and IPAT; `marker` 59 is the RFC's choice that VT-d can walk (facts A2)."""
+def ept(
+    *, suppress_ve_empty: bool, marker: int = 11, ad_enabled: bool = True, software_ad: bool = False
+) -> SpteFormat:
+    """Intel EPT with write-back and IPAT; `marker` 59 is the RFC's choice that VT-d can walk (facts A2).
+
+    Kernels whose empty entries hold bit 63 (suppress #VE) set it in live ones, too; only MMIO entries are without.
+    """
     return SpteFormat(
         name="ept",
         live=1 << marker,
@@ -231,12 +246,14 @@ def ept(*, suppress_ve_empty: bool, marker: int = 11, ad_enabled: bool = True) -
         mmu_writable=1 << 58,
         memory_type=6 << 3 | 1 << 6,
         mmio_value=0b110,
-        mmio_mask=0b111,
+        mmio_mask=0b111 | (_SUPPRESS_VE if suppress_ve_empty else 0),
         mmio_access=0,
         generation=_generation(marker),
-        empty=1 << 63 if suppress_ve_empty else 0,
+        empty=_SUPPRESS_VE if suppress_ve_empty else 0,
         ad_enabled=ad_enabled,
         is_ept=True,
+        software_ad=software_ad,
+        suppress_ve=_SUPPRESS_VE if suppress_ve_empty else 0,
     )
 
 

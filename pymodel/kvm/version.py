@@ -40,6 +40,10 @@ class KvmVersion:
     """In-progress ranges are gfns (6.8+), not host addresses."""
     private_memory: bool
     """Memory attributes and guest_memfd exist (6.8+, facts C9)."""
+    mismatch_first: bool
+    """A fault of the wrong kind is refused before it is seen whether the slot is going (6.10+)."""
+    mismatch_not_fast: bool
+    """A fault of the wrong kind, private or shared, does not try the fast path (6.11+)."""
     has_change_pte: bool
     """The change_pte notifier exists (before 6.10, facts C2)."""
     clear_split_short: bool
@@ -52,26 +56,42 @@ class KvmVersion:
     """6.1: a huge leaf over a table flushes the span of the parent's table, one level too wide."""
     invalid_root_flush: bool
     """Zapping leaves of an invalid root still asks for a flush (before 6.9)."""
+    dying_roots_too: bool
+    """Write protection, the clearing of the log and zaps for a memory type also visit invalid roots (before 6.9)."""
+    roots_shared: bool
+    """Roots are found, made and let go of under the shared lock (6.9+), not the exclusive one."""
+    destroy_exclusive: bool
+    """What a dying VM leaves is zapped under the exclusive lock (6.14+)."""
     slot_zap_quirk: bool
     """KVM_X86_QUIRK_SLOT_ZAP_ALL exists and can be disabled (6.12+)."""
     recover_huge: bool
     """Turning logging off recovers huge pages in place (6.13+) instead of zapping tables (facts C6)."""
     spurious_early: bool
     """A fault, or any prefetch, at a leaf that already allows the access is spurious at once (6.13+, facts C1)."""
+    prefetch_needs_leaf: bool
+    """A prefetch is spurious only at a leaf (6.15+); in 6.13 and 6.14 at a table of the wanted level, too."""
     dirty_always: bool
     """Every writable leaf is made with D; before, not where the old entry looked writable (6.13+)."""
     age_flushes: bool
     """clear_flush_young flushes if a page was young (before 6.13; facts C7: a stale translation is tolerated)."""
     age_locked: bool
     """Ageing takes mmu_lock exclusively (facts C0 "older"); from 6.15 on without a lock."""
+    age_dying_roots: bool
+    """Ageing also visits invalid roots (before 6.14)."""
+    software_ad: bool
+    """Without A and D in hardware KVM keeps the EPT bits itself (6.13+), see `spte.ept`."""
     emulator_retries: bool
     """An emulated write that could not be a page-table write is first retried by the guest (before 6.12)."""
     pre_fault: bool
     """KVM_PRE_FAULT_MEMORY exists (6.11+)."""
+    pre_fault_gives_up: bool
+    """It fails with EAGAIN at a slot that is being deleted or moved (6.18+), and does not try on."""
     load_flushes_guest: bool
     """The first entry of a vCPU serves a guest TLB flush before the root is made."""
     guest_memory_type: bool
     """With non-coherent DMA, EPT takes CR0.CD and the guest's MTRRs into account (before 6.11, facts C11)."""
+    cd_ignores_pat: bool
+    """CR0.CD with its quirk: write-back without the guest's PAT (before 6.7); then with it."""
     noncoherent_zaps: bool
     """The first and the last non-coherent device zap every entry (6.7+, facts C11)."""
 
@@ -84,6 +104,11 @@ class KvmVersion:
     def ret_emulate(self) -> int:
         """RET_PF_EMULATE, 2 in every kernel."""
         return 2
+
+    @property
+    def ret_write_protected(self) -> int:
+        """RET_PF_WRITE_PROTECTED, which 6.12 put before RET_PF_INVALID; older kernels say RET_PF_EMULATE there."""
+        return self.ret_invalid - 1
 
 
 Release = tuple[int, int]
@@ -105,37 +130,52 @@ V6_1 = KvmVersion(
     early_retry=False,
     retry_by_gfn=False,
     private_memory=False,
+    mismatch_first=False,
+    mismatch_not_fast=False,
     has_change_pte=True,
     clear_split_short=True,
     clear_bits_atomic=False,
     split_unlocks=False,
     parent_flush_range=True,
     invalid_root_flush=True,
+    dying_roots_too=True,
+    roots_shared=False,
+    destroy_exclusive=False,
     slot_zap_quirk=False,
     recover_huge=False,
     spurious_early=False,
+    prefetch_needs_leaf=False,
     dirty_always=False,
     age_flushes=True,
     age_locked=True,
+    age_dying_roots=True,
+    software_ad=False,
     emulator_retries=True,
     pre_fault=False,
+    pre_fault_gives_up=False,
     load_flushes_guest=False,
     guest_memory_type=True,
+    cd_ignores_pat=True,
     noncoherent_zaps=False,
 )
 _CHANGES: tuple[tuple[Release, Mapping[str, Any]], ...] = (
     ((6, 2), {"split_on_fault": True, "parent_flush_range": False, "nx_mark_every_table": True}),
     ((6, 4), {"clear_bits_atomic": True}),
-    ((6, 7), {"noncoherent_zaps": True}),
+    ((6, 7), {"noncoherent_zaps": True, "cd_ignores_pat": False}),
     ((6, 8), {"retry_by_gfn": True, "private_memory": True, "clear_split_short": False}),
-    ((6, 9), {"early_retry": True, "invalid_root_flush": False, "root_zap_levels": (1, 2, 3, 0)}),
-    ((6, 10), {"suppress_ve_empty": True, "flush_before_children": True, "has_change_pte": False}),
-    ((6, 11), {"pre_fault": True, "split_unlocks": True, "guest_memory_type": False}),
+    ((6, 9), {"early_retry": True, "invalid_root_flush": False, "root_zap_levels": (1, 2, 3, 0),
+              "dying_roots_too": False, "roots_shared": True}),
+    ((6, 10), {"suppress_ve_empty": True, "flush_before_children": True, "has_change_pte": False,
+               "mismatch_first": True}),
+    ((6, 11), {"pre_fault": True, "split_unlocks": True, "guest_memory_type": False,
+               "mismatch_not_fast": True}),
     ((6, 12), {"ret_invalid": 4, "ret_fixed": 5, "ret_spurious": 6, "slot_zap_quirk": True, "emulator_retries": False,
                "load_flushes_guest": True}),
-    ((6, 13), {"recover_huge": True, "spurious_early": True, "dirty_always": True, "age_flushes": False}),
-    ((6, 15), {"age_locked": False}),
-    ((6, 18), {"nx_recovery_shared": True}),
+    ((6, 13), {"recover_huge": True, "spurious_early": True, "dirty_always": True, "age_flushes": False,
+               "software_ad": True}),
+    ((6, 14), {"age_dying_roots": False, "destroy_exclusive": True}),
+    ((6, 15), {"age_locked": False, "prefetch_needs_leaf": True}),
+    ((6, 18), {"nx_recovery_shared": True, "pre_fault_gives_up": True}),
 )  # fmt: skip
 """What each release changed against the one before it."""
 

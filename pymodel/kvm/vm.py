@@ -172,7 +172,7 @@ class Vm:
         self.vcpus: list[Vcpu] = []
         self.tables: dict[int, Table] = {}
         self.roots: list[Table] = []
-        """tdp_mmu_roots, oldest first (list_add_tail)."""
+        """tdp_mmu_roots, newest first (list_add_rcu)."""
         self.mmu_valid_gen = 0
         self.mmu_invalidate_seq = 0
         self.mmu_invalidate_in_progress = 0

@@ -9,7 +9,7 @@ from pymodel.kvm.effects import KvmEffect, MmuLock
 from pymodel.kvm.errors import EINVAL, ENOTTY, KvmError
 from pymodel.kvm.fault import EFAULT, PRIVATE, page_fault
 from pymodel.kvm.memslots import GUEST_MEMFD, Memslot
-from pymodel.kvm.version import V6_7, V6_8, V6_12
+from pymodel.kvm.version import V6_7, V6_8, V6_10, V6_12, KvmVersion
 
 
 def test_private_memory_is_mapped_only_as_asked() -> None:
@@ -122,3 +122,29 @@ def test_attributes_wrong_range(start: int, end: int) -> None:
     with pytest.raises(KvmError, match=r"range must be not empty and within gfn 0\.\.0x10000000") as caught:
         machine.run(set_private(machine.vm, start, end, True))
     assert caught.value.errno == EINVAL
+
+
+@pytest.mark.parametrize("version", [V6_8, V6_12], ids=lambda one: one.name)
+def test_private_access_without_a_slot_leaves_to_userspace(version: KvmVersion) -> None:
+    machine = Machine(version, npages=16)
+    machine.run(set_private(machine.vm, 0x40, 0x41, True))
+    machine.log.clear()
+    assert machine.fault(0x40).error == -EFAULT
+    assert "memory_fault" in machine.calls()
+    assert machine.vcpu.mmio_gfn is None
+
+
+@pytest.mark.parametrize(("version", "code"), [(V6_8, V6_8.ret_retry), (V6_10, EFAULT)])
+def test_wrong_kind_in_a_slot_that_is_going(version: KvmVersion, code: int) -> None:
+    machine = Machine(version, hardware_private=True)
+    machine.slot.invalid = True
+    assert machine.fault(3, WRITE | PRIVATE).code == code
+
+
+def test_guest_memory_that_has_no_page_leaves_to_userspace() -> None:
+    machine = Machine(V6_12, npages=16, flags=GUEST_MEMFD)
+    machine.run(set_private(machine.vm, 0, 16, True))
+    machine.refuse = True
+    machine.log.clear()
+    assert machine.fault(3).error == -EFAULT
+    assert "memory_fault" in machine.calls()

@@ -6,10 +6,10 @@ from cocotb_tests.unit.pymodel.kvm.support import ALL, FETCH, FINAL, HVA, READ, 
 from pymodel.effects import CompareExchange
 from pymodel.kvm import notifier, slot_ops
 from pymodel.kvm.effects import KvmEffect
-from pymodel.kvm.fault import page_fault
+from pymodel.kvm.fault import EFAULT, PRIVATE, page_fault
 from pymodel.kvm.memslots import LOG_DIRTY
 from pymodel.kvm.spte import ept
-from pymodel.kvm.version import V6_12, KvmVersion
+from pymodel.kvm.version import V6_10, V6_12, V6_13, KvmVersion, kernel
 
 _TRACKED = ept(suppress_ve_empty=True, ad_enabled=False)
 
@@ -87,3 +87,25 @@ def test_five_tries_then_the_slow_way() -> None:
     assert machine.watched(page_fault(machine.vm, machine.vcpu, 0x3000, WRITE | 1), disturb).code == V6_12.ret_fixed
     assert len(tries) == 5
     assert machine.locks() == ["S", "s"]
+
+
+def test_software_accessed_bit_goes_and_comes_with_the_access_from_6_13_on() -> None:
+    machine = Machine(V6_13, fmt=ept(suppress_ve_empty=True, ad_enabled=False, software_ad=V6_13.software_ad))
+    machine.fault(5, WRITE)
+    live = machine.entry(5)[1]
+    assert live & 0x307 == 0x307
+    assert machine.run(notifier.clear_young(machine.vm, HVA + 0x5000, HVA + 0x6000))
+    assert machine.entry(5)[1] & 0x307 == 0x200
+    assert machine.run(notifier.test_young(machine.vm, HVA + 0x5000)) is False
+    assert machine.fault(5, FINAL | 4).code == V6_13.ret_fixed
+    assert machine.entry(5)[1] == live & ~2
+    assert machine.run(notifier.test_young(machine.vm, HVA + 0x5000)) is True
+
+
+@pytest.mark.parametrize(("version", "result"), [(V6_10, V6_10.ret_spurious), (kernel(6, 11), EFAULT)])
+def test_fault_of_the_wrong_kind_is_not_taken_for_a_spurious_one_from_6_11_on(
+    version: KvmVersion, result: int
+) -> None:
+    machine = Machine(version, hardware_private=True)
+    machine.fault(3)
+    assert machine.fault(3, WRITE | 1 | PRIVATE).code == result

@@ -4,10 +4,11 @@ import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, FETCH, READ, WRITE, Machine
 from pymodel.kvm import roots
+from pymodel.kvm.attributes import set_private
 from pymodel.kvm.effects import HostFault, KvmEffect, Resched, TlbFlush
 from pymodel.kvm.errors import EINVAL
 from pymodel.kvm.fault import EFAULT, page_fault, prefault
-from pymodel.kvm.memslots import LOG_DIRTY, READONLY
+from pymodel.kvm.memslots import GUEST_MEMFD, LOG_DIRTY, READONLY
 from pymodel.kvm.spte import ept
 from pymodel.kvm.version import V6_1, V6_7, V6_10, V6_12, V6_13, V6_18, KvmVersion, kernel
 
@@ -228,3 +229,29 @@ def test_prefault_wrong_kernel_or_range(version: KvmVersion, gpa: int, size: int
     assert machine.run(prefault(machine.vm, machine.vcpu, gpa, size)) == EINVAL
     expected = 0 if version.pre_fault else EINVAL
     assert machine.run(prefault(machine.vm, machine.vcpu, 0, 4096)) == expected
+
+
+def test_prefault_of_private_memory_maps_it() -> None:
+    machine = Machine(V6_12, npages=16, flags=GUEST_MEMFD)
+    machine.run(set_private(machine.vm, 0, 8, True))
+    assert machine.run(prefault(machine.vm, machine.vcpu, 0x7000, 0x2000)) == 0
+    assert [machine.vm.fmt.pfn(machine.entry(gfn)[1]) for gfn in (7, 8)] == [0x900007, 0x100008]
+
+
+def test_prefault_of_a_slot_that_is_going_fails_from_6_18_on() -> None:
+    machine = Machine(V6_18)
+    machine.slot.invalid = True
+    assert machine.run(prefault(machine.vm, machine.vcpu, 0x2000, 0x1000)) == 11
+    assert machine.fault(2).code == V6_18.ret_retry
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [(V6_12, 2), (V6_13, 1), (kernel(6, 14), 1), (kernel(6, 15), 2)], ids=["12", "13", "14", "15"]
+)
+def test_prefault_where_a_table_could_be_a_huge_page(version: KvmVersion, level: int) -> None:
+    """6.13 and 6.14 take any live entry at the wanted level for the page."""
+    machine = Machine(version)
+    machine.fault(5)
+    machine.level = 2
+    assert machine.run(prefault(machine.vm, machine.vcpu, 0x6000, 0x1000)) == 0
+    assert machine.entry(5)[0] == level

@@ -2,11 +2,12 @@
 
 import pytest
 
-from cocotb_tests.unit.pymodel.kvm.support import Machine
+from cocotb_tests.unit.pymodel.kvm.support import HVA, Machine
 from pymodel.kvm import memory_type
+from pymodel.kvm.effects import KvmEffect, SpteChanged
 from pymodel.kvm.errors import EINVAL, KvmError
 from pymodel.kvm.spte import ept
-from pymodel.kvm.version import V6_1, V6_7, V6_12, KvmVersion, kernel
+from pymodel.kvm.version import V6_1, V6_7, V6_8, V6_12, KvmVersion, kernel
 
 _FMT = ept(suppress_ve_empty=True)
 _WB_IPAT, _WB, _UC_IPAT, _UC, _WT = 0x70, 0x30, 0x40, 0x00, 0x20
@@ -78,14 +79,15 @@ def test_guest_s_cache_disable_and_mtrrs_count_before_6_11(version: KvmVersion, 
     assert (machine.entry(3)[1] == machine.vm.fmt.empty) is honoured
 
 
-def test_cache_disable_with_its_quirk_stays_write_back() -> None:
-    machine = _machine(V6_7)
+@pytest.mark.parametrize(("version", "kind"), [(kernel(6, 6), _WB_IPAT), (V6_7, _WB)])
+def test_cache_disable_with_its_quirk_stays_write_back(version: KvmVersion, kind: int) -> None:
+    machine = _machine(version)
     machine.run(memory_type.register_noncoherent(machine.vm))
     machine.fault(3)
     machine.log.clear()
     machine.run(memory_type.set_cache_disable(machine.vm, machine.vcpu, True))
     assert machine.log == []
-    assert _type(machine, 5) == _WB_IPAT
+    assert _type(machine, 5) == kind
 
 
 @pytest.mark.parametrize(("version", "level"), [(V6_7, 1), (V6_12, 2)])
@@ -131,3 +133,30 @@ def test_unregister_wrong_without_a_device() -> None:
     machine = _machine()
     with pytest.raises(KvmError, match="noncoherent_devices must be at least 1: no device is registered, not 0"):
         machine.run(memory_type.unregister_noncoherent(machine.vm))
+
+
+@pytest.mark.parametrize(("version", "beyond"), [(V6_7, True), (V6_8, False)])
+def test_zap_for_types_invalidates_what_faults_compare(version: KvmVersion, beyond: bool) -> None:
+    """Before 6.8 they compare host addresses, so that no range of gfns can be meant: it is all of them."""
+    machine = _machine(version)
+    machine.run(memory_type.register_noncoherent(machine.vm))
+    machine.fault(5)
+    retried: list[tuple[bool, bool]] = []
+
+    def ask(effect: KvmEffect) -> None:
+        if isinstance(effect, SpteChanged):
+            seq = machine.vm.mmu_invalidate_seq
+            retried.append((machine.vm.retry(seq, 5, HVA + 0x5000), machine.vm.retry(seq, 50, HVA + 0x32000)))
+
+    machine.watched(memory_type.set_mtrrs(machine.vm, machine.vcpu, [(0, 16, 0)]), ask)
+    assert retried == [(True, beyond)]
+
+
+@pytest.mark.parametrize(("version", "zapped"), [(V6_8, True), (kernel(6, 9), False)])
+def test_dying_root_keeps_its_types_from_6_9_on(version: KvmVersion, zapped: bool) -> None:
+    machine = _machine(version)
+    machine.fault(5)
+    assert machine.vcpu.root is not None
+    machine.vcpu.root.invalid = True
+    machine.run(memory_type.register_noncoherent(machine.vm))
+    assert (machine.entry(5)[1] == machine.vm.fmt.empty) is zapped

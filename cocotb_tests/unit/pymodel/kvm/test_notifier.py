@@ -4,12 +4,14 @@ from itertools import product
 
 import pytest
 
-from cocotb_tests.unit.pymodel.kvm.support import ALL, HVA, READ, Machine
+from cocotb_tests.unit.pymodel.kvm.support import ALL, HVA, READ, Machine, effects_of
+from pymodel.effects import CompareExchange, FetchAnd, Store
 from pymodel.kvm import notifier, slot_ops
-from pymodel.kvm.effects import SpteChanged, TlbFlush
+from pymodel.kvm.effects import KvmEffect, SpteChanged, TlbFlush
 from pymodel.kvm.errors import EINVAL, KvmError
+from pymodel.kvm.fast_fault import last_entry
 from pymodel.kvm.memslots import Memslot
-from pymodel.kvm.version import V6_1, V6_7, V6_8, V6_12, KvmVersion
+from pymodel.kvm.version import V6_1, V6_7, V6_8, V6_12, V6_13, KvmVersion, kernel
 from pymodel.kvm.vm import Vcpu
 
 _RETRYING = pytest.mark.parametrize("version", [V6_1, V6_7, V6_8, V6_12], ids=lambda one: one.name)
@@ -207,3 +209,35 @@ def test_every_zap_is_flushed_wherever_the_lock_was_given_up() -> None:
                 owed = False
             assert not (owed and type(effect).__name__ == "MmuUnlock"), pauses
         assert len(machine.transitions()) == 5
+
+
+@pytest.mark.parametrize(("version", "young"), [(V6_13, True), (kernel(6, 14), False)])
+def test_ageing_leaves_dying_roots_alone_from_6_14_on(version: KvmVersion, young: bool) -> None:
+    machine = Machine(version)
+    machine.fault(5)
+    assert machine.vcpu.root is not None
+    machine.vcpu.root.invalid = True
+    assert machine.run(notifier.test_young(machine.vm, HVA + 0x5000)) is young
+    assert machine.run(notifier.clear_young(machine.vm, HVA, HVA + 0x8000)) is young
+
+
+@pytest.mark.parametrize(
+    ("version", "clean", "dirty"),
+    [(V6_1, CompareExchange, Store), (V6_7, FetchAnd, Store), (kernel(6, 14), FetchAnd, Store),
+     (kernel(6, 15), FetchAnd, FetchAnd)],
+)  # fmt: skip
+def test_a_is_cleared_by_the_access_that_its_release_uses(
+    version: KvmVersion, clean: type[KvmEffect], dirty: type[KvmEffect]
+) -> None:
+    """Where hardware may set D meanwhile atomically, since 6.4 with one fetch-and; without a lock always so."""
+    for is_dirty, kind in ((False, clean), (True, dirty)):
+        machine = Machine(version)
+        machine.fault(5)
+        found = machine.run(last_entry(machine.vm, machine.vcpu, 5))
+        address, _, value = found
+        value |= machine.vm.fmt.dirty
+        machine.memory.store(address, value if is_dirty else value & ~machine.vm.fmt.dirty)
+        seen = effects_of(machine, notifier.clear_young(machine.vm, HVA + 0x5000, HVA + 0x6000))
+        assert [type(one) for one in seen if isinstance(one, CompareExchange | FetchAnd | Store)] == [kind]
+        expected = 0x40 if is_dirty else 0
+        assert machine.entry(5)[1] & 0x60 == expected

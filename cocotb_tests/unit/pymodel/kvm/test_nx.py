@@ -6,8 +6,9 @@ import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, FETCH, READ, WRITE, Machine
 from pymodel.effects import CompareExchange
-from pymodel.kvm import nx_recovery, roots, slot_ops
-from pymodel.kvm.effects import KvmEffect
+from pymodel.kvm import nx_recovery, roots, slot_ops, tdp_mmu
+from pymodel.kvm.effects import KvmEffect, SpteChanged
+from pymodel.kvm.fault import page_fault
 from pymodel.kvm.memslots import LOG_DIRTY
 from pymodel.kvm.version import V6_1, V6_7, V6_12, V6_13, V6_18, KvmVersion
 
@@ -115,3 +116,17 @@ def test_switching_the_mitigation_makes_every_page_anew(version: KvmVersion) -> 
     machine.run(roots.prepare_entry(machine.vm, machine.vcpu))
     machine.fault(3, FETCH)
     assert machine.entry(3)[0] == 2
+
+
+def test_table_that_is_zapped_before_it_is_listed_is_never_listed() -> None:
+    """Another task under the shared lock takes the new table out between its link and its place on the list."""
+    machine = Machine(V6_12, nx_huge_pages=True)
+    machine.level = 2
+
+    def zap(effect: KvmEffect) -> None:
+        if isinstance(effect, SpteChanged) and effect.level == 2 and machine.vm.fmt.is_table(effect.new, 2):
+            machine.run(tdp_mmu.zap_table(machine.vm, machine.vm.tables[machine.vm.fmt.pfn(effect.new)]))
+
+    machine.watched(page_fault(machine.vm, machine.vcpu, 0x5000, FETCH), zap)
+    assert not machine.vm.possible_nx
+    assert machine.entry(5)[0] == 2

@@ -42,7 +42,12 @@ def _cases() -> list[Any]:
     formats: list[tuple[str, Callable[[KvmVersion], SpteFormat]]] = [
         ("npt", lambda version: npt(suppress_ve_empty=version.suppress_ve_empty)),
         ("ept", lambda version: ept(suppress_ve_empty=version.suppress_ve_empty)),
-        ("ept without A/D", lambda version: ept(suppress_ve_empty=version.suppress_ve_empty, ad_enabled=False)),
+        (
+            "ept without A/D",
+            lambda version: ept(
+                suppress_ve_empty=version.suppress_ve_empty, ad_enabled=False, software_ad=version.software_ad
+            ),
+        ),
     ]
     kinds: dict[str, dict[str, Any]] = {
         "plain": {},

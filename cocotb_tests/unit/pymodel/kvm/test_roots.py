@@ -3,6 +3,7 @@
 import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, HVA, READ, Machine
+from pymodel.effects import Store
 from pymodel.kvm import notifier, roots, slot_ops
 from pymodel.kvm.effects import KvmEffect, Resched, SpteChanged
 from pymodel.kvm.errors import EINVAL, KvmError
@@ -136,3 +137,75 @@ def test_role_wrong_address_space() -> None:
     with pytest.raises(KvmError, match=r"as_id must be 0\.\.1, not 2") as caught:
         machine.run(roots.switch_role(machine.vm, machine.vcpu, as_id=2))
     assert caught.value.errno == EINVAL
+
+
+@pytest.mark.parametrize(("version", "letters"), [(V6_8, ["X", "x"]), (kernel(6, 9), ["S", "s"])])
+def test_roots_are_found_made_and_let_go_of_under_the_lock_of_the_release(
+    version: KvmVersion, letters: list[str]
+) -> None:
+    machine = Machine(version)
+    machine.run(roots.switch_role(machine.vm, machine.vcpu, as_id=1))
+    assert machine.locks() == letters
+    machine.log.clear()
+    machine.run(roots.prepare_entry(machine.vm, machine.vcpu))
+    assert machine.locks() == letters
+
+
+@pytest.mark.parametrize(("version", "puts"), [(V6_8, 0), (kernel(6, 9), 1)])
+def test_search_takes_and_puts_the_other_roots_that_it_passes_from_6_9_on(version: KvmVersion, puts: int) -> None:
+    machine = Machine(version)
+    other = machine.vcpu.root
+    assert other is not None
+    machine.run(roots.switch_role(machine.vm, machine.vcpu, as_id=1))
+    machine.log.clear()
+    machine.run(roots.prepare_entry(machine.vm, machine.vcpu))
+    assert machine.calls().count("call kvm_tdp_mmu_put_root") == puts
+    assert other.refcount == 1
+
+
+def test_two_vcpus_that_look_at_once_make_one_root() -> None:
+    """Both hold the lock shared; the one whose page is ready last gives it back."""
+    machine = Machine(V6_12)
+    machine.run(roots.free_roots(machine.vm, machine.vcpu))
+    machine.vm.roots.clear()
+    machine.vm.tables.clear()
+    other = Vcpu(1)
+    machine.vm.vcpus.append(other)
+    others = 0
+
+    def meanwhile(effect: KvmEffect) -> None:
+        nonlocal others
+        if isinstance(effect, Store):
+            others += 1
+            if others == 3:
+                machine.run(roots.prepare_entry(machine.vm, other))
+
+    machine.watched(roots.load_root(machine.vm, machine.vcpu), meanwhile)
+    assert others == 512
+    assert machine.vcpu.root is other.root is machine.vm.roots[0]
+    assert machine.vm.roots[0].refcount == 3
+    assert len(machine.vm.tables) == 1
+
+
+@ALL
+def test_newest_root_is_visited_first(version: KvmVersion) -> None:
+    machine = Machine(version)
+    machine.run(slot_ops.create(machine.vm, Memslot(0, 0, 16, HVA + (1 << 30), 0, as_id=1)))
+    machine.fault(5)
+    machine.run(roots.switch_role(machine.vm, machine.vcpu, as_id=1))
+    machine.run(roots.prepare_entry(machine.vm, machine.vcpu))
+    machine.fault(5)
+    machine.log.clear()
+    machine.run(roots.release(machine.vm))
+    spaces = [one.as_id for one in machine.log if isinstance(one, SpteChanged) and one.new == machine.vm.fmt.empty]
+    assert spaces == sorted(spaces, reverse=True)
+    assert set(spaces) == {0, 1}
+
+
+@pytest.mark.parametrize(("version", "letters"), [(kernel(6, 13), ["S", "s"]), (kernel(6, 14), ["X", "x"])])
+def test_destruction_zaps_under_the_lock_of_the_release(version: KvmVersion, letters: list[str]) -> None:
+    machine = Machine(version)
+    machine.run(roots.free_roots(machine.vm, machine.vcpu))
+    machine.log.clear()
+    machine.run(roots.destroy(machine.vm))
+    assert machine.locks() == letters

@@ -7,7 +7,7 @@ import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, HVA, READ, Machine
 from pymodel.kvm import notifier, roots, slot_ops
-from pymodel.kvm.effects import AwaitInvalidations, KvmAgent, MmuLock, SrcuSynchronize, TlbFlush
+from pymodel.kvm.effects import AwaitInvalidations, KvmAgent, KvmEffect, MmuLock, SrcuSynchronize, TlbFlush
 from pymodel.kvm.errors import EEXIST, EINVAL, KvmError
 from pymodel.kvm.memslots import GEN_UPDATING, GUEST_MEMFD, LOG_DIRTY, READONLY, USER_SLOTS, Memslot
 from pymodel.kvm.version import V6_1, V6_7, V6_12, KvmVersion
@@ -190,3 +190,18 @@ def test_slot_with_guest_memory_cannot_change_and_needs_a_kernel_that_has_it() -
         machine.run(slot_ops.move(machine.vm, 0, 16))
     with pytest.raises(KvmError, match="flags must be a part of 0x3, not 4"):
         Machine(V6_7, npages=16, flags=GUEST_MEMFD)
+
+
+def test_no_mmio_entry_is_trusted_until_the_zap_of_a_generation_that_comes_round_is_done() -> None:
+    machine = Machine(V6_12, npages=16)
+    while machine.vm.slots.upcoming(0) & (1 << 19) - 1:
+        machine.vm.slots.advance(0)
+    trusted: list[bool] = []
+
+    def ask(effect: KvmEffect) -> None:
+        if isinstance(effect, MmuLock):
+            trusted.append(not machine.vm.slots.generation(0) & GEN_UPDATING)
+
+    machine.watched(slot_ops.create(machine.vm, Memslot(1, 0x80, 16, HVA + (1 << 30), 0)), ask)
+    assert trusted == [False, False]
+    assert machine.vm.slots.generation(0) & (1 << 19) - 1 == 0

@@ -52,9 +52,9 @@ def test_generation_survives_in_19_bits(fmt) -> None:  # type: ignore[no-untyped
 def test_ept_layout() -> None:
     leaf = _EPT.leaf(0x1234, 1, 0, host_writable=True)
     assert leaf == 0x1234000 | 0b111 | 0x70 | 0x300 | 1 << 11 | 1 << 57 | 1 << 58
-    assert _EPT59.leaf(0x1234, 1, 0, host_writable=True) == leaf ^ (1 << 11 | 1 << 59)
-    assert _EPT59.nonleaf(0x55) == 0x55000 | 0b111 | 1 << 8 | 1 << 59
-    assert _EPT59.mmio(1, 0, 7) & 0b111 == 0b110
+    assert _EPT59.leaf(0x1234, 1, 0, host_writable=True) == leaf ^ (1 << 11 | 1 << 59) | 1 << 63
+    assert _EPT59.nonleaf(0x55) == 0x55000 | 0b111 | 1 << 8 | 1 << 59 | 1 << 63
+    assert _EPT59.mmio(1, 0, 7) & (1 << 63 | 0b111) == 0b110, "only MMIO entries are without bit 63"
     tracked = ept(suppress_ve_empty=False, ad_enabled=False)
     old = tracked.leaf(0x1234, 1, 0, host_writable=True)
     hidden = tracked.access_track(old)
@@ -115,3 +115,15 @@ def test_frozen_value_is_a_choice_and_none_means_a_live_entry(fmt: SpteFormat) -
         assert not one.is_present(one.frozen)
         assert not one.frozen & 0b111
         assert not one.is_mmio(one.frozen)
+
+
+def test_ept_without_hardware_a_and_d_keeps_them_in_software() -> None:
+    bare = ept(suppress_ve_empty=True, ad_enabled=False)
+    kept = ept(suppress_ve_empty=True, ad_enabled=False, software_ad=True)
+    assert kept.leaf(0x1234, 1, 0, host_writable=True) == bare.leaf(0x1234, 1, 0, host_writable=True) | 0x300
+    assert kept.leaf(0x1234, 1, 0, host_writable=False) == bare.leaf(0x1234, 1, 0, host_writable=False) | 0x100
+    hidden = kept.access_track(kept.leaf(0x1234, 1, 0, host_writable=True))
+    assert hidden & 0x307 == 0x200
+    assert (kept.is_accessed(hidden), kept.is_accessed(hidden | 0x100)) == (False, True)
+    assert kept.leaf(0x1234, 1, 0, host_writable=True, prefetch=True) == hidden
+    assert kept.nonleaf(0x55) == bare.nonleaf(0x55)

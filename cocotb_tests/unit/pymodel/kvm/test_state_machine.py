@@ -80,7 +80,10 @@ class KvmHistory(RuleBasedStateMachine):
         """Two vCPUs, slots 0 and (1, 0), huge pages of the host behind the first."""
         fmt = None
         if table != "npt":
-            fmt = ept(suppress_ve_empty=version.suppress_ve_empty, ad_enabled=table != "ept without A/D")
+            fmt = ept(
+                suppress_ve_empty=version.suppress_ve_empty, ad_enabled=table != "ept without A/D",
+                software_ad=version.software_ad,
+            )  # fmt: skip
         self.history = History(
             version, fmt, 2, eager_page_split=flags["eager"], nx_huge_pages=flags["nx"], ranged_flush=flags["ranged"],
             slot_zap_all=flags["zap_all"], log_by_dirty_bit=table == "ept with PML",

@@ -4,10 +4,11 @@ import pytest
 
 from cocotb_tests.unit.pymodel.kvm.support import ALL, READ, WRITE, Machine
 from pymodel.kvm import slot_ops, write_track
+from pymodel.kvm.effects import Trace
 from pymodel.kvm.errors import EINVAL, KvmError
 from pymodel.kvm.memslots import LOG_DIRTY
 from pymodel.kvm.spte import WRITABLE
-from pymodel.kvm.version import V6_12, KvmVersion
+from pymodel.kvm.version import V6_8, V6_10, V6_12, KvmVersion, kernel
 
 
 @ALL
@@ -74,3 +75,28 @@ def test_tracking_wrong_gfn() -> None:
     assert caught.value.errno == EINVAL
     with pytest.raises(KvmError, match="gfn must be one whose writes are tracked, not 3"):
         machine.run(write_track.untrack_writes(machine.vm, 3))
+
+
+@pytest.mark.parametrize(("version", "code"), [(V6_10, 2), (V6_12, 3)])
+def test_protected_write_has_a_return_code_of_its_own_from_6_12_on(version: KvmVersion, code: int) -> None:
+    """Both where the page is known to be tracked and where the map finds out; either way it is emulated."""
+    machine = Machine(version)
+    machine.run(write_track.track_writes(machine.vm, 3))
+    whole = "ret direct_page_fault"
+    for error, names in ((WRITE, ["ret kvm_tdp_mmu_map", whole]), (WRITE | 1, [whole])):
+        machine.log.clear()
+        outcome = machine.fault(3, error)
+        assert (outcome.code, outcome.emulate) == (version.ret_emulate, True)
+        found = [one for one in machine.log if isinstance(one, Trace) and one.name in names]
+        assert [(one.name, dict(one.fields)["ret"]) for one in found] == [(name, code) for name in names]
+
+
+@pytest.mark.parametrize(("version", "protected"), [(V6_8, True), (kernel(6, 9), False)])
+def test_dying_root_is_not_protected_from_6_9_on(version: KvmVersion, protected: bool) -> None:
+    machine = Machine(version)
+    machine.fault(3)
+    assert machine.vcpu.root is not None
+    machine.vcpu.root.invalid = True
+    machine.run(write_track.track_writes(machine.vm, 3))
+    assert (not machine.entry(3)[1] & WRITABLE) is protected
+    assert bool(machine.flushes()) is protected

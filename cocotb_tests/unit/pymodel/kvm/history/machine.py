@@ -10,6 +10,7 @@ from pymodel.kvm import attributes, dirty, dirty_ring, guest_memfd, notifier, sl
 from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, TlbFlush
 from pymodel.kvm.errors import KvmError
 from pymodel.kvm.memslots import LOG_DIRTY, Memslot
+from pymodel.kvm.pml import flush_buffer
 from pymodel.kvm.spte import SpteFormat
 from pymodel.kvm.version import KvmVersion
 from pymodel.kvm.vm import KvmParams, Vm
@@ -108,6 +109,7 @@ class History:
         processor = self.processors[vcpu]
 
         def act() -> KvmAgent[None]:
+            yield from flush_buffer(self.vm, processor.vcpu)  # the first thing after the guest was left
             yield from agent
             processor.busy = False
 

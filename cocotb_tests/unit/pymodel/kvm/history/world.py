@@ -196,9 +196,9 @@ class World:
         return any(own is not None and (own[1].flags & READONLY or view.is_tracked(gfn, as_id)) for view, own in owners)
 
     def misses_private(self, gfn: int, as_id: int) -> bool:
-        """Whether a view wants private memory where no guest_memfd is."""
+        """Whether a view wants private memory where no guest_memfd is, or no slot at all."""
         owners = [(view, view.find(gfn, as_id)) for view in self.views]
-        return any(own is not None and gfn in view.private and not own[1].flags & GUEST_MEMFD for view, own in owners)
+        return any(gfn in view.private and (own is None or not own[1].flags & GUEST_MEMFD) for view, own in owners)
 
     def written(self, gfn: int, as_id: int) -> None:
         """A guest's write took effect: the log must say so, if all views log this page."""
