@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform
 
 __all__ = ["Agent", "CompareExchange", "Delay", "Effect", "Event", "FetchAnd", "FetchOr", "Load",
            "ReadRegister", "Registers", "Store", "Unsatisfied", "WaitFor", "Words", "WriteRegister", "apply",
-           "effect_type", "run_untimed"]  # fmt: skip
+           "changed", "effect_type", "run_untimed"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -225,6 +225,23 @@ def _need(registers: Registers | None, effect: Effect) -> Registers:
     if registers is None:
         raise Unsatisfied(f"{effect} needs registers; run_untimed was given none")
     return registers
+
+
+def changed(
+    agent: Generator[Any, Any, T], change: Callable[[Any], Generator[Any, Any, Any] | None]
+) -> Generator[Any, Any, T]:
+    """The agent with `change(effect)` in the place of each effect for which that is not None.
+
+    What comes in its place is not changed again. A `change` that only looks is called ahead of every effect.
+    """
+    answer: Any = None
+    while True:
+        try:
+            effect = agent.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        other = change(effect)
+        answer = (yield effect) if other is None else (yield from other)
 
 
 def run_untimed(

@@ -8,7 +8,7 @@ tables and a TLB to the very frame that the host gave it, so that a missing noti
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar, get_args
 
-from pymodel.effects import Load, Store, Words
+from pymodel.effects import Load, Store, Words, changed
 from pymodel.host.cpu_cache import CpuCache
 from pymodel.host.effects import HostAgent, HostEffect, PageReused, perform
 from pymodel.host.files import HugetlbPool
@@ -179,16 +179,7 @@ class Machine:
 
     def resolved(self, agent: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         """The same agent with its `HostFault` answered by the process, whose own effects come in their place."""
-        answer: Any = None
-        while True:
-            try:
-                effect = agent.send(answer)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            if isinstance(effect, HostFault):
-                answer = yield from self._host_page(effect)
-            else:
-                answer = yield effect
+        return changed(agent, lambda effect: self._host_page(effect) if isinstance(effect, HostFault) else None)
 
     def _host_page(self, fault: HostFault) -> HostAgent[HostPage]:
         if fault.private:

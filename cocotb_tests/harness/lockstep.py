@@ -63,7 +63,8 @@ class LockStep(Offers):
         self.model: CycleModel | None = CycleModel(params) if "cycle" in judges else None
         self._decoder = None if self.model is not None else PortDecoder(params)
         self._events_low = self._events.events_low
-        valid = {name: 1 << low for name, (low, _) in field_places(params).items() if name.endswith("_valid")}
+        places = field_places(params)
+        valid = {name: 1 << low for name, (low, _) in places.items() if name.endswith("_valid")}
         self._valid = sum(valid.values())
         self._hits_valid, self._completions_valid = valid["hits_valid"], valid["completions_valid"]
         self._reads_valid, self._writes_valid = valid["reads_valid"], valid["writes_valid"]
@@ -78,7 +79,6 @@ class LockStep(Offers):
         self._check_at: float = 0
         self._resets: deque[tuple[int, int, Callable[[], None]]] = deque()
         self._reset_at: float = float("inf")
-        places = field_places(params)
         self._idle = 1 << places["requests_ready"][0] | 1 << places["register_requests_ready"][0]
         self._calm_until = self._calm_obs = 0
         self._stopped_at = self._quiet_since = self._moved_at = 0

@@ -104,7 +104,7 @@ class _Run:
                 task.stack.pop()
                 task.answer = None
                 if task.stack:
-                    task.pending = task_fault(task)
+                    task.pending = _interrupted_at(task)
                 elif stop.value is not None:
                     task.result = stop.value
             else:
@@ -174,7 +174,7 @@ def _again(effect: KvmEffect) -> KvmAgent[Any]:
     return (yield effect)
 
 
-def task_fault(task: _Task) -> KvmEffect | None:
+def _interrupted_at(task: _Task) -> KvmEffect | None:
     """After a notifier: the placeholder below it says what the task was at."""
     placeholder = task.stack.pop()
     return next(placeholder, None)
@@ -199,20 +199,19 @@ def race(replay: Session, step: Step) -> None:
     restore = _checkpoint(replay)
     plan: Plan = {}
     best: Mismatch | None = None
-    for tried in range(_TRIES):
+    for _ in range(_TRIES):
         if best is None:
             run, failure = _attempt(replay, step, plan)
             if failure is None:
-                _finish(replay, run, tried + 1)
+                _finish(replay, run)
                 return
             best = failure
         improved = False
         for change in _changes(run, plan):
             restore()
-            replay.result.interleavings += 1
             attempt, failure = _attempt(replay, step, plan | change)
             if failure is None:
-                _finish(replay, attempt, tried + 1)
+                _finish(replay, attempt)
                 return
             if failure.divergence.line > best.divergence.line:
                 plan, best, run, improved = plan | change, failure, attempt, True
@@ -225,6 +224,7 @@ def race(replay: Session, step: Step) -> None:
 
 def _attempt(replay: Session, step: Step, plan: Plan) -> tuple[_Run, Mismatch | None]:
     assert replay.vm is not None
+    replay.result.interleavings += 1
     run = _Run(replay, replay.vm, step, plan)
     try:
         run.go()
@@ -257,13 +257,12 @@ def _usual(record: KvmRecord) -> int:
     return _ALL if record.name.endswith("invalidate_range_end") else _LOADS
 
 
-def _finish(replay: Session, run: _Run, tried: int) -> None:
+def _finish(replay: Session, run: _Run) -> None:
     replay.matcher.position = len(replay.matcher.records)
     replay.matcher.compared += sum(task.matcher.compared for task in run.tasks.values())
     replay.result.transitions += sum(
         1 for task in run.tasks.values() for record in task.matcher.records if record.name == "spte"
     )
-    replay.result.interleavings += tried
 
 
 def _checkpoint(replay: Session) -> Callable[[], None]:

@@ -1,5 +1,7 @@
 """Ageing: A bits cleared, or without them R and X taken away and remembered (facts C7; tdp_mmu.c)."""
 
+from collections.abc import Callable
+
 from pymodel.effects import CompareExchange, FetchAnd
 from pymodel.kvm.effects import KvmAgent, SpteChanged
 from pymodel.kvm.memslots import Memslot
@@ -10,7 +12,6 @@ from pymodel.kvm.walk import TdpIter
 
 __all__ = ["age_range", "test_age_range"]
 
-
 _WORD = (1 << 64) - 1
 
 
@@ -19,8 +20,21 @@ def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
 
     Without a lock (6.15+) an access-tracked entry is left alone where another task changed it: it is young then.
     """
+    age = _age_locked if vm.version.age_locked else _age_unlocked
+    return (yield from _any_young(vm, slot, start, end, "kvm_tdp_mmu_age_gfn_range", age))
+
+
+def test_age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
+    """kvm_tdp_mmu_test_age_gfn: whether a leaf of the range has been accessed."""
+    return (yield from _any_young(vm, slot, start, end, "kvm_tdp_mmu_test_age_gfn", None))
+
+
+def _any_young(
+    vm: Vm, slot: Memslot, start: int, end: int, name: str, age: Callable[[Vm, TdpIter], KvmAgent[None]] | None
+) -> KvmAgent[bool]:
+    """Whether a leaf of the range had been accessed; each that had is passed to `age`."""
     fmt = vm.fmt
-    yield call("kvm_tdp_mmu_age_gfn_range", range_start=start, range_end=end)
+    yield call(name, range_start=start, range_end=end)
     young = False
     for root in roots_of(vm, slot.as_id, dying=vm.version.age_dying_roots):
         it = TdpIter(vm, root, start, end)
@@ -28,8 +42,9 @@ def age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
             if not fmt.is_present(it.old) or not fmt.is_leaf(it.old, it.level) or not fmt.is_accessed(it.old):
                 continue
             young = True
-            yield from (_age_locked if vm.version.age_locked else _age_unlocked)(vm, it)
-    yield returned("kvm_tdp_mmu_age_gfn_range", int(young))
+            if age is not None:
+                yield from age(vm, it)
+    yield returned(name, int(young))
     return young
 
 
@@ -52,17 +67,3 @@ def _age_unlocked(vm: Vm, it: TdpIter) -> KvmAgent[None]:
         if (yield CompareExchange(it.address, it.old, new)) != it.old:
             return
     yield SpteChanged(it.as_id, it.gfn, it.level, it.old, new)
-
-
-def test_age_range(vm: Vm, slot: Memslot, start: int, end: int) -> KvmAgent[bool]:
-    """kvm_tdp_mmu_test_age_gfn: whether a leaf of the range has been accessed."""
-    fmt = vm.fmt
-    yield call("kvm_tdp_mmu_test_age_gfn", range_start=start, range_end=end)
-    young = False
-    for root in roots_of(vm, slot.as_id, dying=vm.version.age_dying_roots):
-        it = TdpIter(vm, root, start, end)
-        while (yield from it.step()):
-            if fmt.is_present(it.old) and fmt.is_leaf(it.old, it.level) and fmt.is_accessed(it.old):
-                young = True
-    yield returned("kvm_tdp_mmu_test_age_gfn", int(young))
-    return young

@@ -128,17 +128,18 @@ def _repoint(vm: Vm, old: int, pfn: int) -> int:
 
 def clear_flush_young(vm: Vm, start: int, end: int) -> KvmAgent[bool]:
     """kvm_mmu_notifier_clear_flush_young: age and, before 6.13, flush if something was young."""
-    _check(start, end)
-    yield Trace("age_hva", (("hva", start), ("end", end)))
-    version = vm.version
-    return (yield from _each_slot(vm, start, end, age_range, flush=version.age_flushes, locked=version.age_locked))
+    return (yield from _clear_young(vm, start, end, flush=vm.version.age_flushes))
 
 
 def clear_young(vm: Vm, start: int, end: int) -> KvmAgent[bool]:
     """kvm_mmu_notifier_clear_young: age without a flush."""
+    return (yield from _clear_young(vm, start, end, flush=False))
+
+
+def _clear_young(vm: Vm, start: int, end: int, *, flush: bool) -> KvmAgent[bool]:
     _check(start, end)
     yield Trace("age_hva", (("hva", start), ("end", end)))
-    return (yield from _each_slot(vm, start, end, age_range, flush=False, locked=vm.version.age_locked))
+    return (yield from _each_slot(vm, start, end, age_range, flush=flush, locked=vm.version.age_locked))
 
 
 def test_young(vm: Vm, hva: int) -> KvmAgent[bool]:

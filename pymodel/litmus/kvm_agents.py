@@ -1,12 +1,12 @@
 """Agents around KVM's own: tasks with their importer, the host's notifiers, page requests, devices, guests.
 
-A broken twin is one of these, changed: `changed` puts other effects in the place of some that an agent yields.
+A broken twin is one of these, with other effects in the place of some that it yields (`pymodel.effects.changed`).
 """
 
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-from pymodel.effects import Event, Load, Store, WaitFor
+from pymodel.effects import Event, Load, Store, WaitFor, changed
 from pymodel.explore import Fault, GuestAccess, Violation
 from pymodel.kvm import notifier
 from pymodel.kvm.effects import KvmAgent, MmuUnlock, SrcuEnter, SrcuLeave, TlbFlush
@@ -18,25 +18,13 @@ from pymodel.litmus.kvm_machine import Kvm
 from pymodel.litmus.machine import Queue, access, domain_selective, page_selective
 from pymodel.paging.geometry import PAGE, Range
 
-__all__ = ["FAILURE", "INVALID", "SUCCESS", "Body", "changed", "code_of", "device", "guest", "host_moves", "importer",
+__all__ = ["FAILURE", "INVALID", "SUCCESS", "Body", "code_of", "device", "guest", "host_moves", "importer",
            "io_request", "left_out", "page_requests", "patient", "respond", "task"]  # fmt: skip
 
 Body: TypeAlias = Generator[Any, Any, Any]
 
 SUCCESS, INVALID, FAILURE = 0, 1, 0xF
 _TRIES = 2
-
-
-def changed(agent: Body, change: Callable[[Any], Body | None]) -> Body:
-    """The agent with `change(effect)` in the place of each effect for which that is not None."""
-    answer: Any = None
-    while True:
-        try:
-            effect = agent.send(answer)
-        except StopIteration as stop:
-            return stop.value
-        other = change(effect)
-        answer = (yield effect) if other is None else (yield from other)
 
 
 def left_out(*kinds: type) -> Callable[[object], Body | None]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from pymodel.effects import CompareExchange, Event, Load, Store, WaitFor
+from pymodel.effects import CompareExchange, Event, Load, Store, WaitFor, changed
 from pymodel.explore import Fault, GuestAccess, Outcome, World
 from pymodel.kvm.dirty import get_dirty_log
 from pymodel.kvm.effects import MmuLock, MmuUnlock, TlbFlush
@@ -19,7 +19,6 @@ from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.kvm_agents import (
     SUCCESS,
     Body,
-    changed,
     guest,
     importer,
     io_request,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pymodel.effects import Store, WaitFor
+from pymodel.effects import Store, WaitFor, changed
 from pymodel.explore import Outcome, World
 from pymodel.kvm.effects import KvmAgent, MmuLock, MmuUnlock, TlbFlush
 from pymodel.kvm.fast_fault import Fault as KvmFault
@@ -15,7 +15,6 @@ from pymodel.kvm.vm import Vm
 from pymodel.litmus.catalogue import Scenario, litmus
 from pymodel.litmus.kvm_agents import (
     Body,
-    changed,
     device,
     guest,
     host_moves,

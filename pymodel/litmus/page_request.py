@@ -1,6 +1,6 @@
 """Page requests answered by KVM: L12, L13 (facts A4 of F1, B4, C1, D4 B1)."""
 
-from pymodel.effects import CompareExchange, Store, WaitFor
+from pymodel.effects import CompareExchange, Store, WaitFor, changed
 from pymodel.explore import Outcome, World
 from pymodel.kvm.effects import TlbFlush
 from pymodel.kvm.export import EFAULT
@@ -14,7 +14,6 @@ from pymodel.litmus.kvm_agents import (
     FAILURE,
     SUCCESS,
     Body,
-    changed,
     device,
     guest,
     io_request,

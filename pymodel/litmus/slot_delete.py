@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pymodel.effects import Store
+from pymodel.effects import Store, changed
 from pymodel.explore import Outcome, World
 from pymodel.kvm import roots, slot_ops
 from pymodel.kvm.effects import Resched, SrcuEnter, SrcuLeave, SrcuSynchronize, TlbFlush
 from pymodel.kvm.version import V6_7, V6_12
 from pymodel.litmus.catalogue import Scenario, litmus
-from pymodel.litmus.kvm_agents import Body, changed, code_of, importer, io_request, left_out, patient, respond, task
+from pymodel.litmus.kvm_agents import Body, code_of, importer, io_request, left_out, patient, respond, task
 from pymodel.litmus.kvm_checks import invariants
 from pymodel.litmus.kvm_layout import DATA, EPT, LEGEND, MOVED, TABLES, WRITTEN, A, names
 from pymodel.litmus.kvm_machine import LOCK, QUIET, READ, SRCU, WRITE, HostMmu, Kvm, Yielding, build, iommu

@@ -19,6 +19,7 @@ from pymodel.effects import (
     WaitFor,
     WriteRegister,
     apply,
+    changed,
     run_untimed,
 )
 from pymodel.memory import PhysMem, SparseMem
@@ -148,3 +149,30 @@ def test_misuse(make: Any, message: str) -> None:
 def test_effects_are_values() -> None:
     assert Load(8) == Load(8)
     assert len({Store(8, 1), Store(8, 1), Event("x", (("a", 1),)), Event("x", (("a", 1),))}) == 2
+    Load(8).address = 16  # type: ignore[misc]  # refused by the type checker, which also wants this comment to be needed
+
+
+def test_changed_agent() -> None:
+    """Some effects are replaced by none or several, each answered; the result and what comes instead stay."""
+
+    def agent() -> Agent[int]:
+        first = yield Load(8)
+        yield Store(16, 1)
+        second = yield Load(24)
+        return first + second
+
+    def instead() -> Agent[int]:
+        yield Store(16, 2)
+        return (yield Load(16)) * 10
+
+    memory, seen = SparseMem(), list[Effect]()
+    memory.store(8, 5)
+    looked = list[Effect]()
+
+    def change(effect: Effect) -> Agent[int] | None:
+        looked.append(effect)
+        return instead() if effect == Load(24) else None
+
+    assert run_untimed(changed(agent(), change), memory, observe=seen.append) == 25
+    assert looked == [Load(8), Store(16, 1), Load(24)]
+    assert seen == [Load(8), Store(16, 1), Store(16, 2), Load(16)]

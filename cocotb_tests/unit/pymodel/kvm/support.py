@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pymodel.effects import CompareExchange, FetchAnd, Store
+from pymodel.effects import CompareExchange, FetchAnd, Store, changed
 from pymodel.kvm import roots, slot_ops
 from pymodel.kvm.effects import (
     AllocateNow,
@@ -99,18 +99,7 @@ class Machine:
 
     def watched(self, agent: KvmAgent[Any], before: Callable[[KvmEffect], None]) -> Any:
         """Run an agent, with a call of `before` ahead of each effect; what that does, others did in the meantime."""
-
-        def listen() -> KvmAgent[Any]:
-            answer: Any = None
-            while True:
-                try:
-                    effect = agent.send(answer)
-                except StopIteration as stop:
-                    return stop.value
-                before(effect)
-                answer = yield effect
-
-        return self.run(listen())
+        return self.run(changed(agent, before))
 
     def fault(self, gfn: int, error: int = WRITE) -> Outcome:
         """One nested page fault."""

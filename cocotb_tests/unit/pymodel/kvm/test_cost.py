@@ -14,7 +14,7 @@ import pytest
 
 import pymodel
 from cocotb_tests.unit.pymodel.kvm.support import FETCH, HVA, WRITE
-from pymodel.effects import CompareExchange, Load, Store
+from pymodel.effects import CompareExchange, Load, Store, changed
 from pymodel.kvm import notifier, nx_recovery, roots, slot_ops
 from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, KvmEffect, SpteChanged, Trace, run_kvm
 from pymodel.kvm.fault import page_fault
@@ -52,17 +52,10 @@ class Guest:
         return self.level
 
     def run(self, agent: KvmAgent[Any]) -> Any:
-        return run_kvm(self._counted(agent), self.memory, self._handle)
+        return run_kvm(changed(agent, self._count), self.memory, self._handle)
 
-    def _counted(self, agent: KvmAgent[Any]) -> KvmAgent[Any]:
-        answer: Any = None
-        while True:
-            try:
-                effect = agent.send(answer)
-            except StopIteration as stop:
-                return stop.value
-            self.effects[type(effect)] += 1
-            answer = yield effect
+    def _count(self, effect: KvmEffect) -> None:
+        self.effects[type(effect)] += 1
 
     def _handle(self, effect: KvmEffect) -> HostPage | None:
         return HostPage(0x4000_0000 + (effect.hva - HVA >> 12), True) if isinstance(effect, HostFault) else None
@@ -146,21 +139,11 @@ def test_nothing_listens_nothing_is_traced_and_all_else_is_the_same() -> None:
         guest.vm.traced = traced
         found: list[KvmEffect] = []
 
-        def note(agent: KvmAgent[Any], found: list[KvmEffect] = found) -> KvmAgent[Any]:
-            answer: Any = None
-            while True:
-                try:
-                    effect = agent.send(answer)
-                except StopIteration as stop:
-                    return stop.value
-                found.append(effect)
-                answer = yield effect
-
         for gfn in (0, 1, 700):
             guest.run(page_fault(guest.vm, guest.vcpu, gfn << 12, WRITE))
         for error in (WRITE, WRITE | 1, FETCH | 1):
-            guest.run(note(page_fault(guest.vm, guest.vcpu, 1 << 12, error)))
-            guest.run(note(page_fault(guest.vm, guest.vcpu, 2 << 12, error & ~1)))
+            guest.run(changed(page_fault(guest.vm, guest.vcpu, 1 << 12, error), found.append))
+            guest.run(changed(page_fault(guest.vm, guest.vcpu, 2 << 12, error & ~1), found.append))
         seen.append(found)
     traced_names = {one.name for one in seen[0] if isinstance(one, Trace)}
     assert {"page_fault", "set_spte", "fast_page_fault", "call kvm_tdp_mmu_map"} <= traced_names

@@ -6,6 +6,7 @@ from typing import Any
 from cocotb_tests.unit.pymodel.kvm.history.cpu import Processor
 from cocotb_tests.unit.pymodel.kvm.history.scheduler import Scheduler, SlotsLock
 from cocotb_tests.unit.pymodel.kvm.history.world import Slot, View, World
+from pymodel.effects import changed
 from pymodel.kvm import attributes, dirty, dirty_ring, guest_memfd, notifier, slot_ops, write_track
 from pymodel.kvm.effects import HostFault, HostPage, KvmAgent, TlbFlush
 from pymodel.kvm.errors import KvmError
@@ -60,16 +61,7 @@ class History:
 
     def _hosted(self, agent: KvmAgent[Any], processor: Processor | None = None) -> KvmAgent[Any]:
         """An agent whose host faults the world answers, with the notifiers that this takes."""
-        answer: Any = None
-        while True:
-            try:
-                effect = agent.send(answer)
-            except StopIteration as stop:
-                return stop.value
-            if isinstance(effect, HostFault):
-                answer = yield from self._resolve(effect, processor)
-            else:
-                answer = yield effect
+        return changed(agent, lambda one: self._resolve(one, processor) if isinstance(one, HostFault) else None)
 
     def _resolve(self, effect: HostFault, processor: Processor | None) -> KvmAgent[HostPage]:
         """get_user_pages, or guest_memfd."""
